@@ -1,0 +1,286 @@
+"""What HTTP sees of generation: submit a job, await its pictures; cancel the future and nothing more is computed.
+
+Knows jobs, workers and their state; knows no torch and no HTTP. All methods run on the event loop's thread.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.admission import Admission
+from app.engine.jobs import LatentJob, ModelInfo, Part, Pictures, Runtime, WorkerConfig
+from app.engine.link import Frame
+from app.engine.supervisor import Launch, Worker, WorkerProcess
+from app.errors import ComputeFailed, Draining, ModelNotFound, NotReady, Overloaded, WorkerDied
+from app.telemetry import Telemetry
+
+LOAD_SECONDS = 5.0  # a guess for Retry-After while models are loaded
+
+log = logging.getLogger("genserve.engine")
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A job between submission and answer."""
+
+    job: LatentJob
+    future: asyncio.Future[Pictures]
+    lane: "_Lane"
+    pictures: Pictures | None = None
+    remaining: int = 0
+
+
+class _Lane:
+    """One worker with what waits to be sent to it."""
+
+    def __init__(self, worker: Worker, max_rows: int) -> None:
+        self.worker = worker
+        self.admission = Admission(max_rows)
+        self.ready = False
+        self.outbox: list[tuple[int, LatentJob]] = []
+        self.departed: list[int] = []
+
+
+class Engine:
+    """One or several device workers behind one queue bound each.
+
+    Attributes:
+        models: what the workers serve (or failed to load) by name; empty until they are ready.
+        runtime: device, dtype, torch build and threads of the workers; None until they are ready.
+        failure: why the engine can't go on; None while all is well.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[WorkerConfig],
+        *,
+        max_queue: int,
+        telemetry: Telemetry,
+        on_failure: Callable[[], None],
+        launch: Launch = WorkerProcess,
+    ) -> None:
+        """Prepare one worker a configuration; `on_failure` is called once when `failure` is set."""
+        self.models: dict[str, ModelInfo] = {}
+        self.runtime: Runtime | None = None
+        self.failure: str | None = None
+        self.draining = False
+        self._telemetry = telemetry
+        self._on_failure = on_failure
+        self._launch = launch
+        self._lanes = [_Lane(Worker(config, self._received, self._lost), max_queue) for config in configs]
+        self._pending: dict[int, _Pending] = {}
+        self._numbers = itertools.count(1)
+        self._flush_due = False
+        self._on_ready: list[Callable[[], None]] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether work is taken: every worker is loaded and warmed up, none has died, and no drain has begun."""
+        return not self.draining and self.failure is None and all(lane.ready for lane in self._lanes)
+
+    @property
+    def worker_pids(self) -> list[int | None]:
+        """Process ids of the workers."""
+        return [lane.worker.pid for lane in self._lanes]
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs submitted and not yet answered."""
+        return len(self._pending)
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Call back once, when all workers are loaded and warmed up."""
+        self._on_ready.append(callback)
+
+    async def start(self) -> None:
+        """Launch the workers; they load and warm up while the event loop goes on."""
+        await asyncio.gather(*(lane.worker.start(self._launch) for lane in self._lanes))
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new work and wait for what was admitted; whether all of it was answered in time."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            log.warning("drain: %d jobs are unanswered after %.1f s", len(self._pending), seconds)
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End the workers; what is still in flight fails."""
+        self.draining = True
+        await asyncio.gather(*(lane.worker.stop() for lane in self._lanes))
+        self._fail_pending(self._lanes, Draining("the service stopped before this was computed"))
+
+    def model(self, name: str) -> ModelInfo:
+        """The served model of that name.
+
+        Raises:
+            NotReady, Draining, WorkerDied: the engine takes no work now.
+            ModelNotFound: no such model, or it could not be loaded.
+        """
+        self.check_open()
+        info = self.models.get(name)
+        if info is None or info.error:
+            served = ", ".join(n for n, m in self.models.items() if not m.error) or "none"
+            why = "failed to load" if info else "is not served"
+            raise ModelNotFound(f"model {name!r} {why} (served: {served})", field="model")
+        return info
+
+    def check_open(self) -> None:
+        """Raise unless work is taken now.
+
+        Raises:
+            NotReady, Draining, WorkerDied: the engine takes no work.
+        """
+        if self.failure is not None:
+            raise WorkerDied(self.failure, retry_after=LOAD_SECONDS)
+        if self.draining:
+            raise Draining("the service is shutting down", retry_after=LOAD_SECONDS)
+        if not self.ready:
+            raise NotReady("the models are being loaded and warmed up", retry_after=LOAD_SECONDS)
+
+    def submit(self, job: LatentJob) -> asyncio.Future[Pictures]:
+        """Queue a job; the future gives its pictures, [n, H, W, C]. Cancel the future to give the job up.
+
+        Raises:
+            NotReady, Draining, WorkerDied: the engine takes no work now.
+            Overloaded: the queue is full; nothing was queued.
+        """
+        self.check_open()
+        lane = min(self._lanes, key=lambda lane: (lane.admission.backlog_seconds, lane.admission.rows))
+        try:
+            lane.admission.admit(job.model, job.rows)
+        except Overloaded:
+            self._telemetry.rejected.labels("queue_full").inc()
+            raise
+        number = next(self._numbers)
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: self._finish(number, done))
+        self._pending[number] = _Pending(job, future, lane, remaining=job.rows)
+        self._telemetry.queue_depth.labels(job.model).inc(job.rows)
+        self._idle.clear()
+        lane.outbox.append((number, job))
+        self._schedule_flush()
+        return future
+
+    def _finish(self, number: int, future: asyncio.Future[Pictures]) -> None:
+        pending = self._pending.pop(number)
+        pending.lane.admission.release(pending.job.model, pending.job.rows)
+        self._telemetry.queue_depth.labels(pending.job.model).dec(pending.job.rows)
+        if future.cancelled():
+            self._telemetry.cancelled.labels(pending.job.model).inc()
+        if future.cancelled() or future.exception() is not None:
+            pending.lane.departed.append(number)
+            self._schedule_flush()
+        if not self._pending:
+            self._idle.set()
+
+    def _schedule_flush(self) -> None:
+        """Everything that one turn of the event loop submits or gives up travels in one frame a worker."""
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        for lane in self._lanes:
+            outbox, departed = lane.outbox, lane.departed
+            lane.outbox, lane.departed = [], []
+            gone = set(departed)
+            jobs = [(number, job) for number, job in outbox if number not in gone]
+            if jobs:
+                header = {"type": "submit", "jobs": [(number, job.model) for number, job in jobs]}
+                lane.worker.send(header, [a for _, job in jobs for a in (job.latents, job.labels)])
+            if departed:
+                lane.worker.send({"type": "cancel", "jobs": departed})
+
+    def _received(self, worker: Worker, frame: Frame) -> None:
+        lane = next(lane for lane in self._lanes if lane.worker is worker)
+        match frame.type:
+            case "batch":
+                self._take_batch(lane, frame.header, frame.arrays[0])
+            case "ready":
+                self._take_ready(lane, frame.header)
+            case "failed":
+                self._fail(frame.header["error"])
+
+    def _take_ready(self, lane: _Lane, header: Mapping[str, Any]) -> None:
+        models = [_model_info(raw) for raw in header["models"]]
+        self.models = {model.name: model for model in models}
+        self.runtime = Runtime(**header["runtime"])
+        lane.ready = True
+        for model in models:
+            if model.seconds:
+                lane.admission.learn(model.name, model.seconds[-1] / model.buckets[-1])
+        if all(lane.ready for lane in self._lanes):
+            for callback in self._on_ready:
+                callback()
+
+    def _take_batch(self, lane: _Lane, header: Mapping[str, Any], pictures: NDArray[np.uint8]) -> None:
+        model, seconds, rows = header["model"], header["seconds"], header["rows"]
+        lane.admission.learn(model, seconds / rows)
+        self._telemetry.compute.labels(model).observe(seconds)
+        self._telemetry.batch_size.labels(model).observe(rows)
+        self._telemetry.padding.labels(model).inc(header["padding"])
+        self._telemetry.images.labels(model).inc(len(pictures))
+        queue = self._telemetry.queue.labels(model)
+        start = 0
+        for raw, waited in zip(header["parts"], header["waited"], strict=True):
+            part = Part(*raw)
+            queue.observe(waited)
+            count = 0 if part.error else part.count
+            if (pending := self._pending.get(part.job)) is not None and not pending.future.done():
+                _take_part(pending, part, pictures[start : start + count])
+            start += count
+
+    def _lost(self, worker: Worker) -> None:
+        self._fail(f"the device worker (pid {worker.pid}) ended unexpectedly")
+
+    def _fail(self, reason: str) -> None:
+        if self.failure is None:
+            self.failure = reason
+            self._fail_pending(self._lanes, WorkerDied(reason, retry_after=LOAD_SECONDS))
+            self._on_failure()
+
+    def _fail_pending(self, lanes: Sequence[_Lane], error: Exception) -> None:
+        for pending in list(self._pending.values()):
+            if pending.lane in lanes and not pending.future.done():
+                pending.future.set_exception(error)
+
+
+def _model_info(raw: Mapping[str, Any]) -> ModelInfo:
+    """A description as it came over the link, where tuples have become lists."""
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return ModelInfo(**fields)
+
+
+def _take_part(pending: _Pending, part: Part, pictures: NDArray[np.uint8]) -> None:
+    """Put finished rows where they belong; the job is done with its last row, or failed with its first bad one."""
+    if part.error is not None:
+        pending.future.set_exception(ComputeFailed(part.error))
+        return
+    if part.count == pending.job.rows:
+        pending.future.set_result(pictures)
+        return
+    if pending.pictures is None:
+        pending.pictures = np.empty((pending.job.rows, *pictures.shape[1:]), np.uint8)
+    pending.pictures[part.offset : part.offset + part.count] = pictures
+    pending.remaining -= part.count
+    if pending.remaining == 0:
+        pending.future.set_result(pending.pictures)
+
+
+def worker_configs(base: WorkerConfig, devices: Sequence[str], cores: int) -> list[WorkerConfig]:
+    """One configuration a device; CPU workers share the cores unless the operator fixed their threads."""
+    share = base.threads or max(1, cores // max(1, len(devices)))
+    return [dataclasses.replace(base, device=device, threads=share) for device in devices]

@@ -1,0 +1,146 @@
+"""Starts a device worker, talks to it over a socket pair and notices when it is gone.
+
+Knows processes, sockets and frames; what the frames mean is the engine's business.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+from app.engine.jobs import WorkerConfig
+from app.engine.link import Frame, FrameReader, LinkError, pack
+
+SOCKET_BUFFER = 1 << 20
+STOP_SECONDS = 10.0
+
+log = logging.getLogger("genserve.supervisor")
+
+
+class Handle(Protocol):
+    """What runs the worker's loop: a process, or a thread in tests and when embedded."""
+
+    @property
+    def pid(self) -> int:
+        """The process in which the worker runs."""
+        ...
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for the end; the exit status, or None when it is not over in time."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once, if that is possible."""
+        ...
+
+
+Launch = Callable[[socket.socket], Handle]
+
+
+class WorkerProcess:
+    """A device worker in a process of its own."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        command = [sys.executable, "-m", "app.worker", "--fd", str(sock.fileno())]
+        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+            command, pass_fds=[sock.fileno()], stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for the process to end; its exit status, or None when it is not over in time."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+
+
+class Worker(asyncio.Protocol):
+    """One device worker as the HTTP side sees it: a stream of frames each way.
+
+    `on_frame(worker, frame)` is called for each frame; `on_lost(worker)` once, when the worker is gone unasked.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, on_frame: Callable[["Worker", Frame], None], on_lost: Callable[["Worker"], None]
+    ) -> None:
+        self.config = config
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._reader = FrameReader()
+        self._handle: Handle | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process in which the worker runs; None before it was started."""
+        return self._handle.pid if self._handle else None
+
+    async def start(self, launch: Launch) -> None:
+        """Launch the worker and send it its configuration; it answers with a frame when it is loaded."""
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        try:
+            self._handle = await asyncio.to_thread(launch, theirs)
+        finally:
+            if not (self._handle and self._handle.pid == os.getpid()):  # a thread keeps using its end
+                theirs.close()
+        ours.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+        self.send({"type": "configure", "config": dataclasses.asdict(self.config)})
+
+    def send(self, header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> None:
+        """Send one frame; quietly dropped when the worker is gone, whose loss is reported by `on_lost`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(pack(header, arrays))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is one without deriving from it
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        try:
+            for frame in self._reader.feed(data):
+                self._on_frame(self, frame)
+        except LinkError:
+            log.exception("the worker sent something that is not a frame; closing the link")
+            assert self._transport is not None
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """Called by asyncio: the worker is gone, or `stop` closed the link."""
+        self._transport = None
+        if not self._stopping:
+            self._on_lost(self)
+
+    async def stop(self) -> int | None:
+        """Close the link, which ends the worker; kill it when it does not end in time. Returns its exit status."""
+        self._stopping = True
+        if self._transport is not None:
+            self._transport.close()
+        if self._handle is None:
+            return None
+        status = await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
+        if status is None:
+            log.warning("worker %d did not end within %.0f s; killing it", self._handle.pid, STOP_SECONDS)
+            self._handle.kill()
+            status = await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
+        return status

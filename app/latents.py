@@ -1,0 +1,32 @@
+"""From seeds to latents, at the edge and in numpy: the same everywhere, whatever the device and the batch.
+
+Knows random numbers and shapes; knows no model and no request.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_SEED = 2**53 - 1  # what a JSON number holds exactly in every client
+
+
+def from_seed(seed: int, shape: tuple[int, ...], num_classes: int) -> tuple[NDArray[np.float32], int]:
+    """A standard normal latent of this shape and a uniformly drawn label, both a function of the seed alone.
+
+    The label is drawn after the latent, so that asking for a certain label leaves the latent as it is.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    latent = generator.standard_normal(shape, np.float32)
+    return latent, int(generator.integers(num_classes)) if num_classes else 0
+
+
+def interpolate(start: NDArray[np.float32], end: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    """Spherical interpolation (Shoemake 1985; White 2016 for latents): [steps, *shape], both ends included."""
+    a, b = start.astype(np.float64).ravel(), end.astype(np.float64).ravel()
+    cosine = np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0)
+    angle = np.arccos(cosine)
+    t = np.linspace(0.0, 1.0, steps)[:, None]
+    if np.sin(angle) < 1e-6:  # parallel: the arc is a straight line
+        path = (1 - t) * a + t * b
+    else:
+        path = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    return path.reshape(steps, *start.shape).astype(np.float32)

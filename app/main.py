@@ -1,0 +1,137 @@
+"""`create_app`: settings in, ASGI application out; the lifespan loads, warms up, serves, and stops the workers."""
+
+import gc
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from pydantic.json_schema import models_json_schema
+
+from app import schemas
+from app.engine.engine import Engine, worker_configs
+from app.engine.jobs import ModelInfo, WorkerConfig
+from app.engine.supervisor import Launch, WorkerProcess
+from app.routes import health, images, metrics, models, openai, problems
+from app.routes.envelope import Envelope
+from app.service import Service
+from app.settings import Settings
+from app.telemetry import Telemetry
+
+DOCUMENTED = (schemas.ImageRequest, schemas.ImageAnswer, schemas.OpenAIImageRequest, schemas.Problem)
+
+log = logging.getLogger("genserve")
+
+
+def create_app(
+    settings: Settings | None = None, *, launch: Launch = WorkerProcess, on_failure: Callable[[], None] | None = None
+) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: read from the environment when left out.
+        launch: how a worker is started; a process of its own unless a test or an embedder says otherwise.
+        on_failure: called when the engine can't go on; by default the process asks itself to stop (SIGTERM).
+    """
+    settings = settings or Settings()
+    telemetry = Telemetry()
+    app = FastAPIOffline(
+        title="Genserve",
+        version=version("genserve"),
+        description="Pictures and text from small generative models, batched.",
+        lifespan=_lifespan,
+        redoc_url=None,
+    )
+    app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
+    app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))
+    for module in (images, openai, models, health, metrics):
+        app.include_router(module.router)
+    problems.install(app)
+    app.add_middleware(Envelope, telemetry=telemetry)
+    _document(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """HTTP is up at once, so that liveness and readiness tell the truth while models are loaded."""
+    settings: Settings = app.state.settings
+    telemetry: Telemetry = app.state.telemetry
+    engine = Engine(
+        worker_configs(_base_config(settings), settings.devices, os.cpu_count() or 1),
+        max_queue=settings.max_queue,
+        telemetry=telemetry,
+        on_failure=app.state.on_failure,
+        launch=app.state.launch,
+    )
+    service = Service(engine, telemetry, settings.max_pixels)
+    app.state.engine, app.state.service = engine, service
+    engine.when_ready(lambda: _announce(engine, telemetry))
+    await engine.start()
+    try:
+        yield
+    finally:
+        await engine.stop()
+        service.close()
+
+
+def _base_config(settings: Settings) -> WorkerConfig:
+    return WorkerConfig(
+        weights=str(settings.weights),
+        models=settings.models,
+        threads=settings.threads,
+        max_batch=settings.max_batch,
+        memory_limit=settings.memory_limit,
+        models_module=settings.models_module,
+        skip_broken=settings.broken_models == "skip",
+    )
+
+
+def _announce(engine: Engine, telemetry: Telemetry) -> None:
+    """Everything is loaded: show it, count it, and keep the collector away from what will stay."""
+    infos = list(engine.models.values())
+    log.info("ready on %s\n%s", engine.runtime, table(infos))
+    for info in infos:
+        telemetry.model_ready.labels(info.name).set(info.error is None)
+        if info.error is None:
+            telemetry.model_info.labels(info.name, info.architecture, info.digest).set(1)
+            telemetry.model_memory.labels(info.name).set(info.memory_bytes)
+    gc.collect()
+    gc.freeze()
+
+
+def table(infos: list[ModelInfo]) -> str:
+    """Models with parameters, memory, buckets and speed, one line each."""
+    columns = f"{'parameters':>12}{'memory':>12}{'image':>12}{'ms/image':>10}"
+    lines = [f"  {'model':<24}{'architecture':<16}{columns}  batches"]
+    for info in infos:
+        if info.error is not None:
+            lines.append(f"  {info.name:<24}failed: {info.error}")
+            continue
+        height, width, channels = info.image_shape
+        lines.append(
+            f"  {info.name:<24}{info.architecture:<16}{info.parameters:>12,}{info.memory_bytes / 2**20:>8.1f} MiB"
+            f"{f'{width}x{height}x{channels}':>12}{info.seconds[-1] / info.buckets[-1] * 1000:>10.2f}"
+            f"  {', '.join(map(str, info.buckets))}"
+        )
+    return "\n".join(lines)
+
+
+def _document(app: FastAPI) -> None:
+    """Add the bodies that routes read themselves to the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        _, extra = models_json_schema(
+            [(schema, "validation") for schema in DOCUMENTED], ref_template="#/components/schemas/{model}"
+        )
+        document.setdefault("components", {}).setdefault("schemas", {}).update(extra["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents

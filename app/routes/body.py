@@ -1,0 +1,67 @@
+"""Reads and checks a JSON body: size, media type, syntax, depth, fields. Nothing unchecked goes further."""
+
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from app.errors import BodyTooLarge, GenserveError, InvalidField, InvalidJSON, UnknownField, UnsupportedMediaType
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+def request_body(schema: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI entry of a body that is read by `read_json`."""
+    ref = {"$ref": f"#/components/schemas/{schema.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": ref}}}}
+
+
+async def read_json(request: Request, schema: type[BodyT]) -> BodyT:
+    """The body as a checked value.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, InvalidJSON, UnknownField, InvalidField: what is wrong with it.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}; application/json expected")
+    body = await _read(request, request.app.state.settings.max_body)
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise _as_own(error) from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"{declared} bytes; the limit is {limit}")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"more than {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _as_own(error: ValidationError) -> GenserveError:
+    """The first fault of several; a union reports one a branch, and the shortest place names the field."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    first = faults[0]
+    if first["type"] == "json_invalid":
+        return InvalidJSON(first["msg"])
+    field = _place(first)
+    if first["type"] == "extra_forbidden":
+        return UnknownField(f"{field}: unknown field", field=field)
+    if not field:
+        return InvalidJSON("a JSON object expected")
+    messages = dict.fromkeys(fault["msg"] for fault in faults if fault["loc"][:1] == first["loc"][:1])
+    return InvalidField(f"{field}: {'; or '.join(messages)}", field=field)
+
+
+def _place(fault: ErrorDetails) -> str:
+    """Where in the body, as dotted names; the branch names that pydantic adds for unions are left out."""
+    names = [str(part) for part in fault["loc"]]
+    return ".".join(name for name in names if name.isidentifier() and not name.startswith("constrained"))

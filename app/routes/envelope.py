@@ -1,0 +1,61 @@
+"""What wraps every request: its id, its line in the log, its place in the metrics."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.routes.connection import ClientLeft
+from app.telemetry import Telemetry
+
+REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+CLIENT_CLOSED = 499  # nobody sees it but the metrics
+
+log = logging.getLogger("genserve.access")
+
+
+class Envelope:
+    """Pure ASGI middleware: a request id in and out, one log line, metrics."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+        request_id = scope["request_id"] = _request_id(scope)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientLeft:
+            status = CLIENT_CLOSED
+        finally:
+            self._record(scope, status, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._telemetry.requests.labels(route, scope.get("model", ""), str(status)).inc()
+        self._telemetry.request_duration.labels(route).observe(seconds)
+        log.debug("%s %s %s %d %.1f ms", scope["request_id"], scope["method"], route, status, seconds * 1000)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own X-Request-Id when it is harmless, else a fresh one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID_PATTERN.fullmatch(value):
+            given: bytes = value
+            return given.decode()
+    return uuid.uuid4().hex

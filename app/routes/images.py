@@ -1,0 +1,51 @@
+"""`POST /v1/images/generate`: pictures as a file, an archive or JSON."""
+
+from fastapi import APIRouter, Request, Response
+
+from app.codecs import MEDIA_TYPES, ImageFormat
+from app.routes import problems
+from app.routes.accept import negotiate
+from app.routes.body import read_json, request_body
+from app.routes.connection import Watch
+from app.routes.reproduce import reproduction_headers
+from app.schemas import ImageAnswer, ImageRequest
+from app.service import Packing, Service
+
+ZIP, JSON = "application/zip", "application/json"
+
+router = APIRouter()
+
+
+def _offers(image_format: ImageFormat | None) -> list[str]:
+    images = [MEDIA_TYPES[image_format]] if image_format else list(MEDIA_TYPES.values())
+    return [*images, ZIP, JSON]
+
+
+@router.post(
+    "/v1/images/generate",
+    summary="Generate pictures",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One picture, or a grid of n; by Accept a ZIP archive or JSON instead.",
+            "content": {
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+                "image/webp": {"schema": {"type": "string", "format": "binary"}},
+                ZIP: {"schema": {"type": "string", "format": "binary"}},
+                JSON: {"schema": {"$ref": f"#/components/schemas/{ImageAnswer.__name__}"}},
+            },
+        },
+        **problems.responses(400, 404, 406, 413, 415, 429, 500, 503),
+    },
+    openapi_extra=request_body(ImageRequest),
+)
+async def generate(request: Request) -> Response:
+    """`{}` gives one picture of the first model from a drawn seed; image j of n uses seed + j."""
+    service: Service = request.app.state.service
+    body = await read_json(request, ImageRequest)
+    media_type = negotiate(request.headers.get("accept", "*/*"), _offers(body.format))
+    image_format: ImageFormat = body.format or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
+    packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
+    generated = await service.generate(body, Watch(request))
+    content = await service.encode(generated, image_format, packing)
+    return Response(content, headers=reproduction_headers(request, generated.plan), media_type=media_type)

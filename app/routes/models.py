@@ -1,0 +1,60 @@
+"""`GET /v1/models`: what is served, in OpenAI's shape, with each model's card under `genserve`."""
+
+from fastapi import APIRouter, Request
+
+from app.engine.engine import Engine
+from app.engine.jobs import ModelInfo
+from app.errors import ModelNotFound
+from app.routes import problems
+from app.schemas import ModelList, ModelObject
+
+router = APIRouter()
+
+
+def _object(info: ModelInfo) -> ModelObject:
+    if info.error is not None:
+        return ModelObject(id=info.name, created=0, genserve={"status": "failed", "error": info.error})
+    height, width, channels = info.image_shape
+    card = {
+        "status": "ready",
+        "kind": info.kind,
+        "architecture": info.architecture,
+        "digest": info.digest,
+        "parameters": info.parameters,
+        "memory_bytes": info.memory_bytes,
+        "latent_shape": list(info.latent_shape),
+        "num_classes": info.num_classes,
+        "labels": list(info.labels),
+        "image": {"height": height, "width": width, "channels": channels},
+        "batch_buckets": list(info.buckets),
+        **info.card,
+    }
+    return ModelObject(id=info.name, created=info.created, genserve=card)
+
+
+@router.get(
+    "/v1/models",
+    summary="List models",
+    response_model=ModelList,
+    responses=problems.responses(503, openai=True),
+)
+async def list_models(request: Request) -> ModelList:
+    """All models, those that failed to load among them."""
+    engine: Engine = request.app.state.engine
+    engine.check_open()
+    return ModelList(data=[_object(info) for info in engine.models.values()])
+
+
+@router.get(
+    "/v1/models/{name}",
+    summary="Show one model",
+    response_model=ModelObject,
+    responses=problems.responses(404, 503, openai=True),
+)
+async def show_model(request: Request, name: str) -> ModelObject:
+    """One model with its card."""
+    engine: Engine = request.app.state.engine
+    engine.check_open()
+    if name not in engine.models:
+        raise ModelNotFound(f"model {name[:64]!r} is not served", field="model")
+    return _object(engine.models[name])

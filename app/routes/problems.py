@@ -1,0 +1,81 @@
+"""Errors as clients see them: problem+json (RFC 9457) on native routes, OpenAI's shape on OpenAI's routes."""
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from app.errors import GenserveError, Overloaded
+from app.schemas import OpenAIError, OpenAIErrorDetail, Problem
+
+NATIVE_ROUTES = ("/v1/images/generate", "/v1/text/complete")
+
+log = logging.getLogger("genserve.http")
+
+
+def responses(*statuses: int, openai: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The error part of a route's OpenAPI entry."""
+    if openai:
+        return {status: {"model": OpenAIError, "description": "in OpenAI's shape"} for status in statuses}
+    schema = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"content": schema, "description": "RFC 9457 problem"} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Have every error answered in the shape of the route that it happened on."""
+    app.add_exception_handler(GenserveError, _on_own_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_own_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GenserveError)
+    return answer(request, error.status, error.code, error.title, error.detail, error.field, _retry_headers(error))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such route, wrong method."""
+    assert isinstance(error, HTTPException)
+    code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return answer(request, error.status_code, code, error.detail, detail, None, dict(error.headers or {}))
+
+
+async def _on_bug(request: Request, _: Exception) -> Response:
+    """What nobody foresaw; the traceback is in the log, not in the answer."""
+    detail = "an unexpected error; see the server's log"
+    return answer(request, 500, "internal_error", "Internal error", detail, None, {})
+
+
+def _retry_headers(error: GenserveError) -> dict[str, str]:
+    if error.retry_after is None:
+        return {}
+    return {
+        "Retry-After": str(max(1, math.ceil(error.retry_after))),
+        "retry-after-ms": str(max(1, math.ceil(error.retry_after * 1000))),
+    }
+
+
+def answer(
+    request: Request, status: int, code: str, title: str, detail: str, field: str | None, headers: dict[str, str]
+) -> Response:
+    """An error in the shape that fits the request's route."""
+    path = request.url.path
+    if path.startswith("/v1/") and path not in NATIVE_ROUTES:
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        kind = "rate_limit_error" if status == Overloaded.status else kind
+        openai = OpenAIError(error=OpenAIErrorDetail(message=detail, type=kind, param=field, code=code))
+        return JSONResponse(openai.model_dump(), status, headers)
+    problem = Problem(
+        type=f"urn:genserve:error:{code}",
+        title=title,
+        status=status,
+        code=code,
+        detail=detail,
+        field=field,
+        request_id=request.scope.get("request_id"),
+    )
+    return JSONResponse(problem.model_dump(exclude_none=True), status, headers, media_type="application/problem+json")

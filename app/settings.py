@@ -1,0 +1,48 @@
+"""Settings of the service: built once in `create_app`, never at import.
+
+Every field can be given as an environment variable with the prefix `GENSERVE_`, or as a flag of `genserve serve`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)(,(auto|cpu|cuda(:\d+)?))*$"
+
+
+class Settings(BaseSettings):
+    """What an operator may decide; the defaults serve the weights of the repository on 127.0.0.1:8000."""
+
+    model_config = SettingsConfigDict(env_prefix="GENSERVE_", extra="forbid", frozen=True, protected_namespaces=())
+
+    host: str = Field("127.0.0.1", description="address to bind")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 picks a free one")
+    weights: Path = Field(Path("weights"), description="folder of weights folders")
+    models: Annotated[tuple[str, ...], NoDecode] = Field((), description="names to serve, comma-separated; empty: all")
+    models_module: str | None = Field(None, description="importable module that adds its classes to the model dicts")
+    broken_models: Literal["stop", "skip"] = Field(
+        "stop", description="what to do about a weights folder that can't be loaded"
+    )
+    device: str = Field("auto", pattern=DEVICE_PATTERN, description="auto, cpu, cuda or cuda:i; several with commas")
+    threads: int = Field(0, ge=0, le=1024, description="compute threads of each worker; 0: cores / CPU workers")
+    memory_limit: int = Field(0, ge=0, description="bytes that all models of a worker may take; 0: what is free")
+    max_batch: int = Field(64, ge=1, le=1024, description="largest batch of pictures")
+    max_queue: int = Field(1024, ge=64, le=1_000_000, description="pictures in flight at once, for each worker")
+    max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 28, description="largest request body, bytes")
+    max_pixels: int = Field(1 << 24, ge=1 << 10, description="largest answer, pixels over all its pictures")
+    drain_seconds: float = Field(20.0, ge=0, le=3600, description="time to answer what was admitted after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """One entry a worker."""
+        return tuple(self.device.split(","))

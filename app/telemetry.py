@@ -1,0 +1,53 @@
+"""The one catalogue of metrics, and the logging set-up.
+
+One registry an application, so that several can live in one process (tests); one process exposes it.
+"""
+
+import logging
+import sys
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Telemetry:
+    """All metrics of one application; attribute names are the metric names without the prefix."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"genserve_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"genserve_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(f"genserve_{name}", text, labels, registry=registry, buckets=buckets)
+
+        self.requests = counter("requests_total", "Answered requests.", "route", "model", "code")
+        self.request_duration = histogram("request_duration_seconds", "From first byte to last.", "route")
+        self.queue = histogram("queue_duration_seconds", "From arrival at the worker to compute.", "model")
+        self.compute = histogram("compute_duration_seconds", "Compute of one batch.", "model")
+        self.encode = histogram("encode_duration_seconds", "Pictures to bytes, one request.", "model")
+        self.batch_size = histogram("batch_size", "Rows of a batch, padding left out.", "model", buckets=BATCH)
+        self.padding = counter("padding_rows_total", "Rows computed only to fill a bucket.", "model")
+        self.images = counter("images_total", "Pictures generated.", "model")
+        self.queue_depth = gauge("queue_depth", "Rows waiting or being computed.", "model")
+        self.rejected = counter("rejected_total", "Requests refused before compute.", "reason")
+        self.cancelled = counter("cancelled_total", "Requests whose client left before the answer.", "model")
+        self.model_ready = gauge("model_ready", "1 while the model is served.", "model")
+        self.model_info = gauge("model_info", "Always 1.", "model", "architecture", "digest")
+        self.model_memory = gauge("model_memory_bytes", "Parameters and buffers on the device.", "model")
+
+
+def configure_logging(level: str) -> None:
+    """Send the service's own log lines to standard error, one line an event."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    root = logging.getLogger("genserve")
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    root.propagate = False

@@ -1,0 +1,183 @@
+"""Dynamic batching for latent models: the next batch is formed the moment the device is free, from whatever waits.
+
+Knows rows, jobs and fairness; the tensors are the runner's business. No timer: a lone row is computed at once, and rows
+that arrive meanwhile make the next batch.
+"""
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.jobs import LatentJob, Part, Pictures
+
+TURN_ROWS = 8  # rows that a job may put into a batch before the next job has its turn
+OVERLAP_ROWS = 8  # above so many waiting rows, half of them are left for the next batch
+
+log = logging.getLogger("genserve.worker")
+
+
+class Runner(Protocol):
+    """What the batcher needs of a model."""
+
+    buckets: tuple[int, ...]
+
+    def bucket_for(self, rows: int) -> int: ...  # noqa: D102
+    def decode(  # noqa: D102
+        self, latents: NDArray[np.float32], labels: NDArray[np.int64], /
+    ) -> tuple[Pictures, NDArray[np.bool_]]: ...
+
+
+@dataclass(slots=True)
+class _Waiting:
+    number: int
+    job: LatentJob
+    arrived: float
+    next_row: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.job.rows - self.next_row
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some consecutive rows of a job that go into one batch."""
+
+    number: int
+    job: LatentJob
+    start: int
+    count: int
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What one tick made.
+
+    Attributes:
+        parts: one a slice; a failed part has no pictures.
+        waited: seconds from arrival to compute of each part.
+        pictures: [rows of the good parts in order, H, W, C].
+        rows: rows that the batch held.
+        padding: rows computed beyond those.
+        seconds: of compute.
+    """
+
+    parts: list[Part]
+    waited: list[float]
+    pictures: Pictures
+    rows: int
+    padding: int
+    seconds: float
+
+
+class DynamicBatcher:
+    """The lane of one latent model: a queue of jobs, served in turns of a few rows."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._queue: deque[_Waiting] = deque()
+        self._waiting_rows = 0
+
+    @property
+    def waiting(self) -> int:
+        """Rows not yet computed."""
+        return self._waiting_rows
+
+    def submit(self, number: int, job: LatentJob) -> None:
+        """Queue a job under its number."""
+        self._queue.append(_Waiting(number, job, time.monotonic()))
+        self._waiting_rows += job.rows
+
+    def cancel(self, numbers: set[int]) -> None:
+        """Forget the queued rows of these jobs."""
+        self._queue = deque(waiting for waiting in self._queue if waiting.number not in numbers)
+        self._waiting_rows = sum(waiting.left for waiting in self._queue)
+
+    def tick(self) -> BatchResult:
+        """Compute one batch; call only while rows wait."""
+        slices = self._take(self._batch_rows())
+        latents = np.concatenate([s.job.latents[s.start : s.start + s.count] for s in slices])
+        labels = np.concatenate([s.job.labels[s.start : s.start + s.count] for s in slices])
+        start = time.perf_counter()
+        pictures, errors = self._decode(latents, labels)
+        seconds = time.perf_counter() - start
+        return _result(slices, pictures, errors, self._runner.bucket_for(len(labels)) - len(labels), seconds)
+
+    def _batch_rows(self) -> int:
+        """All that waits, or half of it, so that the device works on one half while the other is being answered."""
+        waiting = self._waiting_rows
+        if waiting > OVERLAP_ROWS:
+            waiting = max(OVERLAP_ROWS, (waiting + 1) // 2)
+        return min(waiting, self._runner.buckets[-1])
+
+    def _take(self, limit: int) -> list[Slice]:
+        """Take rows from the queue in turns: a job of 64 rows does not hold up the jobs behind it."""
+        now, taken = time.monotonic(), dict[int, int]()
+        owners: dict[int, _Waiting] = {}
+        room = limit
+        while room and self._queue:
+            waiting = self._queue.popleft()
+            count = min(TURN_ROWS, room, waiting.left - taken.get(waiting.number, 0))
+            taken[waiting.number] = taken.get(waiting.number, 0) + count
+            owners[waiting.number] = waiting
+            room -= count
+            if waiting.left > taken[waiting.number]:
+                self._queue.append(waiting)
+        slices = []
+        for number, count in taken.items():
+            waiting = owners[number]
+            slices.append(Slice(number, waiting.job, waiting.next_row, count, now - waiting.arrived))
+            waiting.next_row += count
+        self._waiting_rows -= limit - room
+        return slices
+
+    def _decode(
+        self, latents: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> tuple[Pictures | None, list[str | None]]:
+        """Pictures and error of each row; a batch that raises is rerun by halves, so that only the culprit fails."""
+        try:
+            pictures, finite = self._runner.decode(latents, labels)
+        except Exception as error:  # noqa: BLE001  # the network may raise anything, and only this row may pay for it
+            if len(labels) == 1:
+                log.warning("a row failed alone: %r", error)
+                return None, [f"the model raised {type(error).__name__}"]
+            middle = len(labels) // 2
+            first, first_errors = self._decode(latents[:middle], labels[:middle])
+            second, second_errors = self._decode(latents[middle:], labels[middle:])
+            return _joined(first, middle, second, len(labels) - middle), first_errors + second_errors
+        return pictures, [None if good else "the model's output is not finite" for good in finite]
+
+
+def _joined(first: Pictures | None, first_rows: int, second: Pictures | None, second_rows: int) -> Pictures | None:
+    """Two halves as one array; a half that failed whole is filled with zeros that nobody will see."""
+    known = first if first is not None else second
+    if known is None:
+        return None
+    halves = ((first, first_rows), (second, second_rows))
+    return np.concatenate([np.zeros((n, *known.shape[1:]), np.uint8) if h is None else h for h, n in halves])
+
+
+def _result(
+    slices: list[Slice], pictures: Pictures | None, errors: list[str | None], padding: int, seconds: float
+) -> BatchResult:
+    parts, good, row = [], [], 0
+    for piece in slices:
+        end = row + piece.count
+        error = next((e for e in errors[row:end] if e is not None), None)
+        parts.append(Part(piece.number, piece.start, piece.count, error))
+        if error is None:
+            good.append(slice(row, end))
+        row = end
+    if pictures is None or not good:
+        kept = np.zeros((0, 0, 0, 0), np.uint8)
+    elif len(good) == len(slices):
+        kept = pictures
+    else:
+        kept = np.concatenate([pictures[rows] for rows in good])
+    return BatchResult(parts, [s.waited for s in slices], kept, row, padding, seconds)

@@ -1,0 +1,187 @@
+"""From a folder of weights folders to loaded, verified and warmed lanes, or to one clear refusal.
+
+Knows files, devices and memory; knows nothing of requests.
+"""
+
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app.engine.jobs import ModelInfo, Runtime, WorkerConfig
+from app.worker.dynamic import DynamicBatcher
+from app.worker.runner import LatentRunner, ModelFault
+from models import checkpoint
+from models.checkpoint import Checkpoint, CheckpointError
+
+BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
+
+log = logging.getLogger("genserve.worker")
+
+
+class RegistryError(Exception):
+    """The models can't be served; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker serves: a lane for each good model, a description of every model."""
+
+    lanes: dict[str, DynamicBatcher]
+    models: list[ModelInfo]
+    runtime: Runtime
+
+
+def load(config: WorkerConfig) -> Loaded:
+    """Find, verify, load and warm up the models that the configuration asks for.
+
+    Raises:
+        RegistryError: no models, a broken one (unless `skip_broken`), no such device, or not enough memory.
+    """
+    device = resolve_device(config.device)
+    if config.threads and device.type == "cpu":
+        torch.set_num_threads(config.threads)
+    try:
+        if config.models_module:
+            checkpoint.import_extra_models(config.models_module)
+    except CheckpointError as error:
+        raise RegistryError(str(error)) from error
+    folders = find_folders(Path(config.weights), config.models)
+    broken = {} if not config.skip_broken else _broken(folders)
+    folders = [folder for folder in folders if folder.name not in broken]
+    _check_memory(folders, device, config.memory_limit)
+    lanes, infos = {}, [ModelInfo(name=name, error=error) for name, error in broken.items()]
+    for folder in folders:
+        try:
+            lanes[folder.name], info = _load_lane(folder, device, config.max_batch)
+        except (CheckpointError, ModelFault) as error:
+            if not config.skip_broken:
+                raise RegistryError(str(error)) from error
+            log.error("skipped: %s", error)
+            info = ModelInfo(name=folder.name, error=str(error))
+        infos.append(info)
+    if not lanes:
+        raise RegistryError(f"{config.weights}: no model could be loaded")
+    return Loaded(lanes, sorted(infos, key=lambda info: info.name), describe(device))
+
+
+def find_folders(weights: Path, names: tuple[str, ...]) -> list[Path]:
+    """Weights folders by name; all of them, in alphabetical order, when no names are given.
+
+    Raises:
+        RegistryError: the folder, or a folder of a given name, does not exist, or there is none at all.
+    """
+    try:
+        found = {path.name: path for path in sorted(weights.iterdir()) if (path / checkpoint.CONFIG_FILE).is_file()}
+    except OSError as error:
+        raise RegistryError(f"{weights}: the folder of weights can't be read: {error.strerror}") from error
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise RegistryError(f"{weights}: no weights folder {', '.join(missing)} (found: {', '.join(found) or 'none'})")
+    if not found:
+        raise RegistryError(f"{weights}: holds no weights folder (a folder with a {checkpoint.CONFIG_FILE})")
+    return [found[name] for name in names or found]
+
+
+def resolve_device(name: str) -> torch.device:
+    """A usable torch device; "auto" is CUDA when there is one.
+
+    Raises:
+        RegistryError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RegistryError(f"device {name}: this torch ({torch.__version__}) sees no CUDA device")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise RegistryError(f"device {name}: only {torch.cuda.device_count()} CUDA devices are there")
+        torch.backends.cudnn.deterministic = True  # the same bits for the same batch, run after run
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def describe(device: torch.device) -> Runtime:
+    """What decides the bits of an output besides the model."""
+    kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return Runtime(kind, "float32", torch.__version__, torch.get_num_threads())
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of the device; on the CPU, what the system and the control group leave."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no such control group, or "max": no limit
+        free = min(free, int(CGROUP_LIMIT.read_text()) - int(CGROUP_USED.read_text()))
+    return free
+
+
+def _broken(folders: list[Path]) -> dict[str, str]:
+    """Folders whose configuration can't be read, by name."""
+    out = {}
+    for folder in folders:
+        try:
+            checkpoint.read_config(folder)
+        except CheckpointError as error:
+            log.error("skipped: %s", error)
+            out[folder.name] = str(error)
+    return out
+
+
+def _check_memory(folders: list[Path], device: torch.device, limit: int) -> None:
+    """Refuse, with a table, what would not fit; activations are not foreseen and stay small at these batch sizes."""
+    try:
+        rows = [(folder.name, checkpoint.read_config(folder).size // 2 * BYTES_A_PARAMETER) for folder in folders]
+    except CheckpointError as error:
+        raise RegistryError(str(error)) from error
+    needed, free = sum(size for _, size in rows), available_bytes(device)
+    if limit:
+        free = min(limit, free)
+    if needed > free:
+        table = "\n".join(f"  {name:<32} {size / 2**20:10.1f} MiB" for name, size in rows)
+        raise RegistryError(
+            f"the models do not fit on {device}:\n{table}\n"
+            f"  {'needed':<32} {needed / 2**20:10.1f} MiB\n  {'available':<32} {free / 2**20:10.1f} MiB"
+        )
+
+
+def _load_lane(folder: Path, device: torch.device, max_batch: int) -> tuple[DynamicBatcher, ModelInfo]:
+    loaded = checkpoint.load(folder)
+    if loaded.config.kind != "latent":
+        raise ModelFault(f"{folder}: models of kind {loaded.config.kind} can't be served")
+    model = loaded.model.to(device)
+    try:
+        runner = LatentRunner(model, device, max_batch)  # type: ignore[arg-type]  # the protocol is checked by running it
+    except ModelFault as error:
+        raise ModelFault(f"{folder}: {error}") from error
+    return DynamicBatcher(runner), _describe_model(folder, loaded, runner)
+
+
+def _describe_model(folder: Path, loaded: Checkpoint, runner: LatentRunner) -> ModelInfo:
+    config = loaded.config
+    return ModelInfo(
+        name=loaded.name,
+        kind=config.kind,
+        architecture=config.architecture,
+        digest=config.digest,
+        parameters=loaded.parameters,
+        memory_bytes=checkpoint.tensor_bytes(loaded.model),
+        created=int((folder / checkpoint.WEIGHTS_FILE).stat().st_mtime),
+        latent_shape=tuple(loaded.model.latent_shape),  # type: ignore[arg-type]  # nn.Module hides its attributes
+        num_classes=int(loaded.model.num_classes),  # type: ignore[arg-type]
+        labels=config.labels,
+        image_shape=runner.image_shape,
+        buckets=runner.buckets,
+        seconds=runner.seconds,
+        card=config.card,
+    )

@@ -1,0 +1,139 @@
+"""Runs one latent model on the device: numpy in, uint8 pictures out, in batches of a few exact sizes.
+
+Knows tensors and the device; holds no policy: which rows make a batch is the batcher's business.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.engine.jobs import Labels, Latents, Pictures
+from models.protocols import LatentModel
+
+PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
+IMAGE_CHANNELS = (1, 3, 4)
+
+
+class ModelFault(Exception):
+    """The network does not do what its protocol promises."""
+
+
+class LatentRunner:
+    """One network with the batch sizes that it may be run at.
+
+    A batch is padded to a bucket. `buckets` holds those sizes at which every row comes out with the same bits as at the
+    largest, wherever it lies and whoever its batch-mates are: the seed contract rests on it.
+
+    Attributes:
+        buckets: exact batch sizes, ascending.
+        seconds: of compute for a batch of each bucket, measured at warm-up.
+        image_shape: (height, width, channels).
+    """
+
+    def __init__(self, model: LatentModel, device: torch.device, max_batch: int) -> None:
+        """Warm up every bucket up to `max_batch`, keep the exact ones and measure them.
+
+        Raises:
+            ModelFault: the network raises, or its output is not [N, C, H, W] with C in (1, 3, 4).
+        """
+        self._model = model
+        self._device = device
+        rows = max(PROBE_ROWS, max_batch)
+        probe = np.random.Generator(np.random.Philox(key=0))
+        latents = probe.standard_normal((rows, *model.latent_shape), np.float32)
+        labels = probe.integers(max(model.num_classes, 1), size=rows)
+        self.image_shape = self._check_output(latents, labels)
+        self.buckets = self._exact_buckets(powers_of_two(max_batch), latents, labels)
+        self.seconds = tuple(self._measure(latents[:size], labels[:size]) for size in self.buckets)
+
+    def decode(self, latents: Latents, labels: Labels) -> tuple[Pictures, NDArray[np.bool_]]:
+        """Decode rows: [n, *latent_shape], [n], n <= largest bucket -> pictures [n, H, W, C], finite [n].
+
+        Raises:
+            Exception: whatever the network raises.
+        """
+        rows = len(labels)
+        size = self.bucket_for(rows)
+        with torch.inference_mode():
+            out = self._forward(_padded(latents, size), _padded(labels, size))[:rows]
+            finite = torch.isfinite(out).flatten(1).all(dim=1)
+            grey = out.float().add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)  # [-1, 1] -> 0..255
+            pictures = grey.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            return pictures.cpu().numpy(), finite.cpu().numpy()
+
+    def bucket_for(self, rows: int) -> int:
+        """The smallest bucket that holds so many rows."""
+        return next(size for size in self.buckets if size >= rows)
+
+    def _forward(self, latents: Latents, labels: Labels) -> torch.Tensor:
+        x = torch.from_numpy(latents).to(self._device, non_blocking=True)
+        y = torch.from_numpy(labels).to(self._device, non_blocking=True)
+        return self._model.decode(x, y)
+
+    def _check_output(self, latents: Latents, labels: Labels) -> tuple[int, int, int]:
+        with torch.inference_mode():
+            try:
+                out = self._forward(latents[:1], labels[:1])
+            except Exception as error:
+                raise ModelFault(f"decode raises on a batch of one: {error}") from error
+        if out.ndim != 4 or out.shape[0] != 1 or out.shape[1] not in IMAGE_CHANNELS:
+            raise ModelFault(f"decode gives {list(out.shape)} for one latent; [1, 1 | 3 | 4, H, W] expected")
+        channels, height, width = out.shape[1:]
+        return height, width, channels
+
+    def _exact_buckets(self, sizes: Sequence[int], latents: Latents, labels: Labels) -> tuple[int, ...]:
+        """Sizes from the largest down that agree with it bit by bit; a batch of one agrees at least with itself."""
+        with torch.inference_mode():
+            reference = self._in_batches_of(sizes[-1], latents, labels)
+            exact: list[int] = []
+            for size in reversed(sizes):
+                rows = min(len(labels), max(size, PROBE_ROWS))
+                if not self._agrees(size, latents[:rows], labels[:rows], reference[:rows]):
+                    break
+                exact.insert(0, size)
+        return tuple(exact) or (1,)
+
+    def _agrees(self, size: int, latents: Latents, labels: Labels, reference: torch.Tensor) -> bool:
+        """Whether rows keep their bits in batches of this size, moved to other places and beside padding."""
+        shift = max(1, size // 2 - 1)
+        moved = self._in_batches_of(size, np.roll(latents, shift, axis=0), np.roll(labels, shift))
+        if not torch.equal(moved.roll(-shift, dims=0), reference):
+            return False
+        lone = self._forward(_padded(latents[:1], size), _padded(labels[:1], size))[:1]
+        return torch.equal(lone, reference[:1]) and torch.equal(self._in_batches_of(size, latents, labels), reference)
+
+    def _in_batches_of(self, size: int, latents: Latents, labels: Labels) -> torch.Tensor:
+        parts = []
+        for start in range(0, len(labels), size):
+            rows = labels[start : start + size]
+            out = self._forward(_padded(latents[start : start + size], size), _padded(rows, size))
+            parts.append(out[: len(rows)])
+        return torch.cat(parts)
+
+    def _measure(self, latents: Latents, labels: Labels) -> float:
+        """Seconds for one batch: the better of two, the first of which also warms this size up."""
+        took = []
+        for _ in range(2):
+            start = time.perf_counter()
+            self.decode(latents, labels)
+            took.append(time.perf_counter() - start)
+        return min(took)
+
+
+def powers_of_two(limit: int) -> list[int]:
+    """1, 2, 4, ... below the limit, and the limit itself."""
+    sizes = [1 << power for power in range(limit.bit_length()) if 1 << power < limit]
+    return [*sizes, limit]
+
+
+def _padded(rows: NDArray[Any], size: int) -> NDArray[Any]:
+    """Rows followed by zeros up to the size of a bucket."""
+    if len(rows) == size:
+        return np.ascontiguousarray(rows)
+    out = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    out[: len(rows)] = rows
+    return out

@@ -1,0 +1,38 @@
+"""Which lane works next: lanes share device seconds, not ticks.
+
+Fair queueing by attained service: the lane that has had the fewest seconds goes first, and one that was idle starts
+level with the others instead of collecting credit for its sleep.
+"""
+
+from typing import Protocol
+
+
+class Lane(Protocol):
+    """Something with work to do."""
+
+    @property
+    def waiting(self) -> int:
+        """Units of work that wait; 0 when there is nothing to do."""
+        ...
+
+
+class Schedule:
+    """The seconds that each lane has had."""
+
+    def __init__(self, lanes: dict[str, Lane]) -> None:
+        self._lanes = lanes
+        self._had = dict.fromkeys(lanes, 0.0)
+        self._busy: set[str] = set()
+
+    def next(self) -> str | None:
+        """The name of the lane that should work now; None when nothing waits anywhere."""
+        busy = {name for name, lane in self._lanes.items() if lane.waiting}
+        for name in busy - self._busy:
+            level = min((self._had[other] for other in busy & self._busy), default=0.0)
+            self._had[name] = max(self._had[name], level)
+        self._busy = busy
+        return min(busy, key=lambda name: (self._had[name], name)) if busy else None
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Count seconds that a lane has just had."""
+        self._had[name] += seconds

@@ -1,0 +1,12 @@
+"""The networks that can be served, by architecture name. Two literal dicts, nothing else."""
+
+from torch import nn
+
+from models.gan import ConvGenerator
+from models.vae import ConvVAE
+
+LATENT_MODELS: dict[str, type[nn.Module]] = {
+    "conv-gan": ConvGenerator,
+    "conv-vae": ConvVAE,
+}
+SEQUENCE_MODELS: dict[str, type[nn.Module]] = {}

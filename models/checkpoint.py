@@ -1,0 +1,303 @@
+"""Weights folders on disk: `config.json` and `model.safetensors`, never pickle, never code.
+
+Knows files and networks; knows nothing of requests or of how the weights were made. Everything that can be wrong with a
+folder becomes one `CheckpointError` that names the file and the cause.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import math
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import models
+
+FORMAT = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MAX_CONFIG_BYTES = 1 << 20
+MAX_HEADER_BYTES = 16 << 20  # a header names tensors; 16 MiB is room for 100,000 of them
+
+Kind = Literal["latent", "sequence"]
+
+
+class CheckpointError(Exception):
+    """A weights folder can't be used; the message names the file and the cause."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What `config.json` holds: enough to rebuild the network and to describe it to users.
+
+    Attributes:
+        architecture: key of `models.LATENT_MODELS` or `models.SEQUENCE_MODELS`.
+        config: keyword arguments of the network's constructor.
+        sha256: of `model.safetensors`.
+        size: of `model.safetensors`, bytes.
+        labels: names of the classes in order; empty when there are none.
+        card: description, licence, training data and metrics, shown by `GET /v1/models`.
+    """
+
+    architecture: str
+    config: Mapping[str, Any]
+    sha256: str
+    size: int
+    labels: tuple[str, ...] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the two protocols the architecture follows."""
+        return "latent" if self.architecture in models.LATENT_MODELS else "sequence"
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over all that decides the network's output: architecture, its arguments and its weights."""
+        parts = [self.architecture, dict(self.config), self.sha256]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified network in evaluation mode with its configuration."""
+
+    name: str
+    config: ModelConfig
+    model: nn.Module
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def import_extra_models(module: str) -> None:
+    """Import the operator's module, which adds its classes to the two dicts of `models`.
+
+    Raises:
+        CheckpointError: the module can't be imported.
+    """
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # the operator's code: anything may come
+        raise CheckpointError(f"GENSERVE_MODELS_MODULE={module} can't be imported: {error!r}") from error
+
+
+Networks = Mapping[str, type[nn.Module]]
+
+
+def served() -> Networks:
+    """The architectures that can be served, the operator's own included."""
+    return {**models.LATENT_MODELS, **models.SEQUENCE_MODELS}
+
+
+def read_config(folder: Path, networks: Networks | None = None) -> ModelConfig:
+    """Read and check `config.json` without touching the weights.
+
+    Args:
+        folder: the weights folder.
+        networks: the known architectures; those that can be served when not given.
+
+    Raises:
+        CheckpointError: the file is missing, is not JSON of our format, or names an unknown architecture.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: unreadable: {error}") from error
+    return _parse_config(path, raw, served() if networks is None else networks)
+
+
+def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise CheckpointError(f'{path}: not a Genserve configuration ("format": {FORMAT} expected)')
+    try:
+        weights, labels, card = raw["weights"], raw.get("labels", []), raw.get("card", {})
+        config = ModelConfig(
+            raw["architecture"], raw["config"], weights["sha256"], weights["size"], tuple(labels), card
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: missing or malformed field {error}") from error
+    expected = {"architecture": str, "config": dict, "sha256": str, "size": int, "card": dict}
+    wrong = [name for name, kind in expected.items() if not isinstance(getattr(config, name), kind)]
+    if not all(isinstance(label, str) for label in config.labels):
+        wrong.append("labels")
+    if wrong:
+        raise CheckpointError(f"{path}: wrong type for {', '.join(wrong)}")
+    if config.architecture not in known:
+        names = ", ".join(sorted(known))
+        raise CheckpointError(f"{path}: unknown architecture {config.architecture!r} (known: {names})")
+    return config
+
+
+def build(architecture: str, config: Mapping[str, Any], networks: Networks | None = None) -> nn.Module:
+    """Construct a network by architecture name, with fresh random weights.
+
+    Raises:
+        CheckpointError: the architecture is unknown or refuses its arguments.
+    """
+    network = (served() if networks is None else networks).get(architecture)
+    if network is None:
+        raise CheckpointError(f"unknown architecture {architecture!r}")
+    try:
+        return network(**config)
+    except Exception as error:  # constructors, the operator's among them, refuse bad arguments in their own ways
+        raise CheckpointError(f"{architecture} refuses its config {dict(config)}: {error}") from error
+
+
+def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
+    """Load, verify and return a network on the CPU in float32, in evaluation mode.
+
+    Args:
+        folder: the weights folder.
+        networks: the known architectures; those that can be served when not given.
+
+    Raises:
+        CheckpointError: anything about the folder is missing, truncated, tampered with, non-finite or does not fit.
+    """
+    if not NAME_PATTERN.fullmatch(folder.name):
+        raise CheckpointError(f"{folder}: the folder's name must match {NAME_PATTERN.pattern}")
+    config = read_config(folder, networks)
+    path = folder / WEIGHTS_FILE
+    _verify_file(path, config)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
+    _check_finite(path, tensors)
+    try:
+        model = build(config.architecture, config.config, networks)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+    load_tensors(model, tensors, str(path))
+    return Checkpoint(folder.name, config, model.eval().requires_grad_(False))
+
+
+def _verify_file(path: Path, config: ModelConfig) -> None:
+    """Check size, header length and sha256 before any parser sees the file."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != config.size:
+                wrong = f"{size} bytes where {CONFIG_FILE} says {config.size}: truncated or replaced"
+                raise CheckpointError(f"{path}: {wrong}")
+            prefix = file.read(8)
+            if len(prefix) < 8 or struct.unpack("<Q", prefix)[0] > min(size - 8, MAX_HEADER_BYTES):
+                raise CheckpointError(f"{path}: the safetensors header does not fit in the file or is over its limit")
+            file.seek(0)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: unreadable: {error}") from error
+    if found != config.sha256:
+        wrong = f"sha256 {found[:16]}... where {CONFIG_FILE} says {config.sha256[:16]}...: tampered with"
+        raise CheckpointError(f"{path}: {wrong}")
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: tensor {name} holds non-finite values")
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a network; every name and shape must match.
+
+    Raises:
+        CheckpointError: names are missing or unexpected, or a shape differs; the message shows up to three of them.
+    """
+    own = model.state_dict()
+    faults = [f"{name} is missing" for name in sorted(own.keys() - tensors.keys())]
+    faults += [f"{name} is unexpected" for name in sorted(tensors.keys() - own.keys())]
+    faults += [
+        f"{name} is {list(tensors[name].shape)}, {list(own[name].shape)} expected"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CheckpointError(f"{source}: does not fit the architecture: {'; '.join(faults[:3])}{more}")
+    model.load_state_dict(dict(tensors))
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    *,
+    architecture: str,
+    config: Mapping[str, Any],
+    labels: tuple[str, ...] = (),
+    card: Mapping[str, Any] | None = None,
+) -> ModelConfig:
+    """Write `model.safetensors` (floats in fp16) and `config.json`, each atomically; returns what was written.
+
+    Raises:
+        CheckpointError: a weight is non-finite or too large for fp16.
+    """
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        half = tensor.detach().cpu()
+        half = half.half() if half.is_floating_point() else half
+        tensors[name] = half.contiguous()
+    path = folder / WEIGHTS_FILE
+    _check_finite(path, tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = safetensors.torch.save(tensors)
+    digest = hashlib.sha256(data).hexdigest()
+    written = ModelConfig(architecture, dict(config), digest, len(data), labels, dict(card or {}))
+    write_atomically(path, data)
+    write_config(folder, written)
+    return written
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    """Write `config.json` atomically."""
+    raw = {
+        "format": FORMAT,
+        "architecture": config.architecture,
+        "config": dict(config.config),
+        "weights": {"sha256": config.sha256, "size": config.size},
+        "labels": list(config.labels),
+        "card": dict(config.card),
+    }
+    write_atomically(folder / CONFIG_FILE, json.dumps(raw, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def with_card(config: ModelConfig, card: Mapping[str, Any]) -> ModelConfig:
+    """The same configuration with another card."""
+    return dataclasses.replace(config, card=dict(card))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def tensor_bytes(model: nn.Module) -> int:
+    """Bytes that the network's parameters and buffers take in their present dtype."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(math.prod(t.shape) * t.element_size() for t in tensors)

@@ -1,0 +1,70 @@
+"""The two shapes of generator that Genserve can serve.
+
+Knows tensors and nothing of files, requests or training. A class that fits one of these protocols is served by adding
+one line to `models.LATENT_MODELS` or `models.SEQUENCE_MODELS`.
+"""
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+State = TypeVar("State")
+
+
+@runtime_checkable
+class LatentModel(Protocol):
+    """Latents to samples in one forward pass: GAN generator, VAE decoder, VQ decoder.
+
+    Attributes:
+        latent_shape: shape of one latent, without the batch dimension.
+        num_classes: number of class labels; 0 means unconditional (labels are then ignored).
+    """
+
+    latent_shape: tuple[int, ...]
+    num_classes: int
+
+    def decode(self, latents: Tensor, labels: Tensor, /) -> Tensor:
+        """Turn latents into pictures.
+
+        Args:
+            latents: [N, *latent_shape], floating point.
+            labels: [N], int64 in [0, num_classes).
+
+        Returns:
+            [N, C, H, W] in [-1, 1], C one of 1 (grey), 3 (RGB) or 4 (RGBA). Row i depends on row i alone.
+        """
+        ...
+
+
+@runtime_checkable
+class EncodingModel(LatentModel, Protocol):
+    """A latent model that can also go back from pictures to latents."""
+
+    def encode(self, samples: Tensor, labels: Tensor, /) -> Tensor:
+        """Turn pictures [N, C, H, W] in [-1, 1] and labels [N] into latents [N, *latent_shape]."""
+        ...
+
+
+@runtime_checkable
+class SequenceModel(Protocol[State]):
+    """Autoregressive network over one vocabulary; row i of the state is slot i.
+
+    Attributes:
+        vocab_size: number of tokens V.
+        max_length: positions in a slot, prompt included.
+    """
+
+    vocab_size: int
+    max_length: int
+
+    def init_state(self, slots: int, /) -> State:
+        """Allocate the state of all slots, once; opaque to the engine."""
+        ...
+
+    def prefill(self, tokens: Tensor, lengths: Tensor, slots: Tensor, state: State, /) -> Tensor:
+        """Read prompts [B, T] (right-padded, lengths [B]) into slots [B], overwriting them; logits [B, V]."""
+        ...
+
+    def step(self, tokens: Tensor, positions: Tensor, span: int, state: State, /) -> Tensor:
+        """Advance rows 0..R-1 by one token [R] at positions [R], each live one < span; logits [R, V]."""
+        ...

@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CODE := app models training tests
+CODE := app models training tests examples benchmarks
 
 .PHONY: help install serve test lint format type lock train evaluate clean
 

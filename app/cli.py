@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import logging
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -14,15 +15,15 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from app import logs
 from app.engine.engine import Engine
 from app.main import create_app
 from app.settings import Settings
-from app.telemetry import configure_logging
 
 FLAGS = ("host", "port", "weights", "models", "device", "threads")
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
-ANSWER_SECONDS = 2  # for bytes still on their way to slow clients once everything is computed
+ANSWER_SECONDS = 2  # at least, for answers still on their way once everything is computed
 
 log = logging.getLogger("genserve")
 
@@ -66,7 +67,10 @@ class Server(uvicorn.Server):
         engine: Engine = self._app.state.engine
         if engine.failure is None:
             log.info("draining: %d requests in flight", engine.in_flight)
+        deadline = time.monotonic() + self._drain_seconds
         await engine.drain(self._drain_seconds)
+        left = max(ANSWER_SECONDS, round(deadline - time.monotonic()))
+        self.config.timeout_graceful_shutdown = left  # what is computed may still have to be encoded and sent
         self.should_exit = True
 
 
@@ -95,7 +99,7 @@ def read_settings(flags: dict[str, str]) -> Settings:
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status."""
-    configure_logging(settings.log_level)
+    logs.configure(settings.log_level)
     app = create_app(settings, on_failure=lambda: server.stop_gracefully())
     config = uvicorn.Config(
         app,
@@ -104,15 +108,18 @@ def serve(settings: Settings) -> int:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=ANSWER_SECONDS,
-        log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
     )
     server = Server(config, app, settings.drain_seconds)
-    server.run()
-    engine: Engine | None = getattr(app.state, "engine", None)
-    if engine is None:  # uvicorn has said why: the address is in use, say
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's way out when it can't bind
         return 1
+    if not server.started:  # uvicorn has said why
+        return 1
+    engine: Engine = app.state.engine
     if engine.failure is not None:
         log.error("%s", engine.failure)
         return 1

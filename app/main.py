@@ -14,16 +14,24 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
 from app import schemas
+from app.completion import Completer
 from app.engine.engine import Engine, worker_configs
 from app.engine.jobs import ModelInfo, WorkerConfig
 from app.engine.supervisor import Launch, WorkerProcess
-from app.routes import health, images, metrics, models, openai, problems
+from app.routes import completions, health, images, metrics, models, openai, problems, text
 from app.routes.envelope import Envelope
 from app.service import Service
 from app.settings import Settings
 from app.telemetry import Telemetry
 
-DOCUMENTED = (schemas.ImageRequest, schemas.ImageAnswer, schemas.OpenAIImageRequest, schemas.Problem)
+DOCUMENTED = (
+    schemas.ImageRequest,
+    schemas.ImageAnswer,
+    schemas.TextRequest,
+    schemas.OpenAIImageRequest,
+    schemas.OpenAICompletionRequest,
+    schemas.Problem,
+)
 
 log = logging.getLogger("genserve")
 
@@ -49,7 +57,7 @@ def create_app(
     )
     app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
     app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))
-    for module in (images, openai, models, health, metrics):
+    for module in (images, text, openai, completions, models, health, metrics):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Envelope, telemetry=telemetry)
@@ -70,7 +78,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         launch=app.state.launch,
     )
     service = Service(engine, telemetry, settings.max_pixels)
-    app.state.engine, app.state.service = engine, service
+    app.state.engine, app.state.service, app.state.completer = engine, service, Completer(engine)
     engine.when_ready(lambda: _announce(engine, telemetry))
     await engine.start()
     try:
@@ -86,6 +94,7 @@ def _base_config(settings: Settings) -> WorkerConfig:
         models=settings.models,
         threads=settings.threads,
         max_batch=settings.max_batch,
+        max_slots=settings.max_slots,
         memory_limit=settings.memory_limit,
         models_module=settings.models_module,
         skip_broken=settings.broken_models == "skip",
@@ -106,20 +115,26 @@ def _announce(engine: Engine, telemetry: Telemetry) -> None:
 
 
 def table(infos: list[ModelInfo]) -> str:
-    """Models with parameters, memory, buckets and speed, one line each."""
-    columns = f"{'parameters':>12}{'memory':>12}{'image':>12}{'ms/image':>10}"
-    lines = [f"  {'model':<24}{'architecture':<16}{columns}  batches"]
+    """Models with parameters, memory, speed and exact batch sizes, one line each."""
+    lines = [f"  {'model':<24}{'architecture':<16}{'parameters':>12}{'memory':>13}{'makes':>18}{'speed':>18}  batches"]
     for info in infos:
         if info.error is not None:
             lines.append(f"  {info.name:<24}failed: {info.error}")
             continue
-        height, width, channels = info.image_shape
+        makes, speed = _makes(info)
         lines.append(
-            f"  {info.name:<24}{info.architecture:<16}{info.parameters:>12,}{info.memory_bytes / 2**20:>8.1f} MiB"
-            f"{f'{width}x{height}x{channels}':>12}{info.seconds[-1] / info.buckets[-1] * 1000:>10.2f}"
-            f"  {', '.join(map(str, info.buckets))}"
+            f"  {info.name:<24}{info.architecture:<16}{info.parameters:>12,}{info.memory_bytes / 2**20:>9.1f} MiB"
+            f"{makes:>18}{speed:>18}  {', '.join(map(str, info.buckets))}"
         )
     return "\n".join(lines)
+
+
+def _makes(info: ModelInfo) -> tuple[str, str]:
+    """What a model makes and how fast, as measured at warm-up."""
+    if info.kind == "sequence":
+        return f"{info.slots} x {info.max_length} tokens", f"{info.seconds[-1] * 1000:.2f} ms/step"
+    height, width, channels = info.image_shape
+    return f"{width}x{height}x{channels}", f"{info.seconds[-1] / info.buckets[-1] * 1000:.2f} ms/image"
 
 
 def _document(app: FastAPI) -> None:
@@ -131,7 +146,13 @@ def _document(app: FastAPI) -> None:
         _, extra = models_json_schema(
             [(schema, "validation") for schema in DOCUMENTED], ref_template="#/components/schemas/{model}"
         )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(extra["$defs"])
+        known = document.setdefault("components", {}).setdefault("schemas", {})
+        known.update(extra["$defs"])
+        for name in ("HTTPValidationError", "ValidationError"):  # the framework's own 422, which is never sent
+            known.pop(name, None)
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents

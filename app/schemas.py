@@ -9,11 +9,16 @@ from app.latents import MAX_SEED
 MAX_IMAGES = 64
 MAX_SCALE = 64
 MAX_LABEL_LENGTH = 200
+MAX_CHOICES = 64
+MAX_TOP_K = 1_000_000  # above any vocabulary
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 200
 
 Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 Count = Annotated[int, Strict(), Field(ge=1, le=MAX_IMAGES)]
 LabelIndex = Annotated[int, Strict(), Field(ge=0)]
 LabelName = Annotated[str, Strict(), Field(max_length=MAX_LABEL_LENGTH)]
+TokenId = Annotated[int, Strict(), Field(ge=0)]
 Name = Annotated[str, Strict(), Field(min_length=1, max_length=64)]
 
 
@@ -104,6 +109,134 @@ class OpenAIImageAnswer(BaseModel):
     data: list[OpenAIImageItem]
     output_format: Literal["png", "webp"]
     size: str
+
+
+Temperature = Annotated[float, Strict(), Field(ge=0, le=100)]
+StopString = Annotated[str, Strict(), Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Stops = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+Prompt = Annotated[str, Strict()]
+Mass = Annotated[float, Strict(), Field(gt=0, le=1)]
+
+
+class TextRequest(Body):
+    """Body of `POST /v1/text/complete`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "To be, or not", "max_tokens": 40, "temperature": 0.8, "seed": 1}]}
+    )
+
+    model: Name | None = Field(None, description="a model of GET /v1/models; the first text model when left out")
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)] = Field(
+        "", description="one text or several; each gets n choices"
+    )
+    max_tokens: Annotated[int, Strict(), Field(ge=1)] | None = Field(
+        None, description="at most so many new tokens; 128, or what fits, when left out"
+    )
+    temperature: Temperature = Field(1.0, description="0 takes the likeliest token each time")
+    top_k: Annotated[int, Strict(), Field(ge=0, le=MAX_TOP_K)] = Field(
+        0, description="keep so many of the likeliest tokens; 0: all"
+    )
+    top_p: Mass = Field(1.0, description="keep the likeliest tokens up to this share of the probability")
+    min_p: Annotated[float, Strict(), Field(ge=0, le=1)] = Field(
+        0.0, description="drop tokens less likely than this fraction of the likeliest"
+    )
+    repetition_penalty: Annotated[float, Strict(), Field(ge=0.01, le=10)] = Field(
+        1.0, description="above 1: tokens seen before become less likely"
+    )
+    stop: Stops | None = Field(None, description="up to 4 strings; the text ends before the first that appears")
+    seed: Seed | None = Field(None, description="choice j of the request uses seed + j; drawn when left out")
+    n: Annotated[int, Strict(), Field(ge=1, le=MAX_CHOICES)] = Field(1, description="choices for each prompt")
+    stream: StrictBool = Field(False, description="server-sent events instead of one JSON answer")
+
+
+class Usage(BaseModel):
+    """Tokens read and generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TextChoice(BaseModel):
+    """One continuation."""
+
+    index: int = Field(description="prompt x n + j")
+    text: str
+    finish_reason: Literal["stop", "length"]
+    seed: int
+    usage: Usage
+
+
+class TextAnswer(BaseModel):
+    """Answer of `POST /v1/text/complete` without `stream`."""
+
+    model: str = Field(description="name@digest")
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class StreamOptions(Body):
+    """OpenAI's options of a stream."""
+
+    include_usage: StrictBool | None = None
+
+
+class OpenAICompletionRequest(Body):
+    """Body of `POST /v1/completions`; fields that would change the text and can't are refused."""
+
+    model: Name | None = None
+    prompt: (
+        Prompt
+        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
+        | None
+    ) = None
+    max_tokens: Annotated[int, Strict(), Field(ge=0)] | None = None
+    temperature: Annotated[float, Strict(), Field(ge=0, le=2)] | None = None
+    top_p: Mass | None = None
+    n: Annotated[int, Strict(), Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Strict(), Field(ge=0, le=5)] | None = None
+    echo: StrictBool | None = None
+    stop: Stops | None = None
+    presence_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, Strict(), Field(ge=-100, le=100)]] | None = None
+    seed: Seed | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+    user: StrictStr | None = Field(None, description="accepted and ignored")
+
+
+class OpenAILogprobs(BaseModel):
+    """Log probabilities of a choice, in OpenAI's shape; null for the first token of an echoed prompt."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class OpenAICompletionChoice(BaseModel):
+    """One continuation, or a piece of one, in OpenAI's shape."""
+
+    index: int
+    text: str
+    logprobs: OpenAILogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class OpenAICompletion(BaseModel):
+    """Answer of `POST /v1/completions`, and each event of its stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[OpenAICompletionChoice]
+    usage: Usage | None = None
 
 
 class ModelObject(BaseModel):

@@ -20,7 +20,7 @@ from app import codecs, latents
 from app.codecs import ImageFormat, Provenance
 from app.engine.engine import Engine
 from app.engine.jobs import LatentJob, ModelInfo, Pictures
-from app.errors import InvalidField, ModelNotFound
+from app.errors import InvalidField
 from app.schemas import MAX_IMAGES, ImageAnswer, ImageItem, ImageRequest
 from app.telemetry import Telemetry
 
@@ -52,7 +52,9 @@ class Plan:
         """Of all pictures on one sheet."""
         if len(self.seeds) == 1:
             return self.provenance(0)
-        return Provenance(self.info.identity, {**self.parameters[0], "grid": len(self.seeds)})
+        first, *others = self.parameters  # what differs from picture to picture, save the seed, is not the sheet's
+        shared = {k: v for k, v in first.items() if k == "seed" or all(other.get(k) == v for other in others)}
+        return Provenance(self.info.identity, {**shared, "grid": len(self.seeds)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +84,7 @@ class Service:
         Raises:
             ModelNotFound: there is none; and what `Engine.model` raises.
         """
-        if name is not None:
-            info = self.engine.model(name)
-            if info.kind != "latent":
-                raise ModelNotFound(f"model {name!r} does not make pictures", field="model")
-            return info
-        self.engine.check_open()
-        for info in self.engine.models.values():
-            if info.kind == "latent" and not info.error:
-                return info
-        raise ModelNotFound("no picture model is served", field="model")
+        return self.engine.model(name, "latent")
 
     async def generate(self, request: ImageRequest, watch: Watch) -> Generated:
         """Make the pictures of a request; `watch` awaits the engine's future and cancels it when the client leaves.
@@ -245,13 +238,16 @@ def _as_floats(given: list[Any]) -> NDArray[np.float32]:
         InvalidField: other values than numbers, ragged nesting, or numbers beyond 32-bit floats.
     """
     try:
-        z = np.asarray(given)
-    except ValueError:  # ragged
-        z = np.empty(0, object)
-    if z.dtype.kind not in "if":
+        boxed = np.asarray(given, object)
+    except ValueError:  # deeper than numpy goes
+        boxed = np.array([None])
+    if not {type(value) for value in boxed.reshape(-1)} <= {int, float}:  # true is no number, and a list means ragged
         raise InvalidField("latents: must be numbers, nested to a regular shape", field="latents")
-    with np.errstate(over="ignore"):
-        z = z.astype(np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            z = boxed.astype(np.float32)
+    except OverflowError:  # an integer that no float holds
+        z = np.full(boxed.shape, np.inf, np.float32)
     if not np.isfinite(z).all():
         raise InvalidField("latents: must be finite in 32-bit floats", field="latents")
     return z

@@ -1,10 +1,7 @@
-"""The one catalogue of metrics, and the logging set-up.
+"""The one catalogue of metrics.
 
 One registry an application, so that several can live in one process (tests); one process exposes it.
 """
-
-import logging
-import sys
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -34,6 +31,10 @@ class Telemetry:
         self.encode = histogram("encode_duration_seconds", "Pictures to bytes, one request.", "model")
         self.batch_size = histogram("batch_size", "Rows of a batch, padding left out.", "model", buckets=BATCH)
         self.padding = counter("padding_rows_total", "Rows computed only to fill a bucket.", "model")
+        self.tokens = counter("tokens_total", "Tokens read (prompt) and generated (completion).", "model", "kind")
+        self.time_to_first_token = histogram("time_to_first_token_seconds", "Submission to first token.", "model")
+        self.inter_token = histogram("inter_token_latency_seconds", "Between tokens of a sequence.", "model")
+        self.slots_busy = gauge("slots_busy", "Slots of a sequence model in use.", "model")
         self.images = counter("images_total", "Pictures generated.", "model")
         self.queue_depth = gauge("queue_depth", "Rows waiting or being computed.", "model")
         self.rejected = counter("rejected_total", "Requests refused before compute.", "reason")
@@ -41,13 +42,3 @@ class Telemetry:
         self.model_ready = gauge("model_ready", "1 while the model is served.", "model")
         self.model_info = gauge("model_info", "Always 1.", "model", "architecture", "digest")
         self.model_memory = gauge("model_memory_bytes", "Parameters and buffers on the device.", "model")
-
-
-def configure_logging(level: str) -> None:
-    """Send the service's own log lines to standard error, one line an event."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    root = logging.getLogger("genserve")
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    root.propagate = False

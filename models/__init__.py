@@ -3,10 +3,13 @@
 from torch import nn
 
 from models.gan import ConvGenerator
+from models.gpt import GPT
 from models.vae import ConvVAE
 
 LATENT_MODELS: dict[str, type[nn.Module]] = {
     "conv-gan": ConvGenerator,
     "conv-vae": ConvVAE,
 }
-SEQUENCE_MODELS: dict[str, type[nn.Module]] = {}
+SEQUENCE_MODELS: dict[str, type[nn.Module]] = {
+    "gpt": GPT,
+}

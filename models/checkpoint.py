@@ -12,6 +12,7 @@ import math
 import os
 import re
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+TOKENIZER_FILE = "tokenizer.json"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 20  # a header names tensors; 16 MiB is room for 100,000 of them
 
@@ -36,6 +38,21 @@ Kind = Literal["latent", "sequence"]
 
 class CheckpointError(Exception):
     """A weights folder can't be used; the message names the file and the cause."""
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """The tokenizer beside a sequence model's weights: a `tokenizer.json` of the `tokenizers` library.
+
+    Attributes:
+        sha256: of the file.
+        size: of the file, bytes.
+        eos_token_id: the token that ends a text; None when there is none.
+    """
+
+    sha256: str
+    size: int
+    eos_token_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class ModelConfig:
         size: of `model.safetensors`, bytes.
         labels: names of the classes in order; empty when there are none.
         card: description, licence, training data and metrics, shown by `GET /v1/models`.
+        tokenizer: the tokenizer of a sequence model; None for other models.
     """
 
     architecture: str
@@ -57,6 +75,7 @@ class ModelConfig:
     size: int
     labels: tuple[str, ...] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: TokenizerFile | None = None
 
     @property
     def kind(self) -> Kind:
@@ -65,8 +84,10 @@ class ModelConfig:
 
     @property
     def digest(self) -> str:
-        """Sha256 over all that decides the network's output: architecture, its arguments and its weights."""
-        parts = [self.architecture, dict(self.config), self.sha256]
+        """Sha256 over all that decides the output: architecture, its arguments, its weights, and its tokenizer."""
+        parts: list[object] = [self.architecture, dict(self.config), self.sha256]
+        if self.tokenizer is not None:
+            parts.append([self.tokenizer.sha256, self.tokenizer.eos_token_id])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -87,9 +108,13 @@ class Checkpoint:
 def import_extra_models(module: str) -> None:
     """Import the operator's module, which adds its classes to the two dicts of `models`.
 
+    The current folder is searched last, so that a module beside the weights is found without installing it.
+
     Raises:
         CheckpointError: the module can't be imported.
     """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         importlib.import_module(module)
     except Exception as error:  # the operator's code: anything may come
@@ -131,8 +156,9 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
         raise CheckpointError(f'{path}: not a Genserve configuration ("format": {FORMAT} expected)')
     try:
         weights, labels, card = raw["weights"], raw.get("labels", []), raw.get("card", {})
+        tokenizer = TokenizerFile(**raw["tokenizer"]) if raw.get("tokenizer") is not None else None
         config = ModelConfig(
-            raw["architecture"], raw["config"], weights["sha256"], weights["size"], tuple(labels), card
+            raw["architecture"], raw["config"], weights["sha256"], weights["size"], tuple(labels), card, tokenizer
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: missing or malformed field {error}") from error
@@ -140,12 +166,20 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
     wrong = [name for name, kind in expected.items() if not isinstance(getattr(config, name), kind)]
     if not all(isinstance(label, str) for label in config.labels):
         wrong.append("labels")
+    if tokenizer is not None and not _well_typed(tokenizer):
+        wrong.append("tokenizer")
     if wrong:
         raise CheckpointError(f"{path}: wrong type for {', '.join(wrong)}")
     if config.architecture not in known:
         names = ", ".join(sorted(known))
         raise CheckpointError(f"{path}: unknown architecture {config.architecture!r} (known: {names})")
     return config
+
+
+def _well_typed(tokenizer: TokenizerFile) -> bool:
+    eos = tokenizer.eos_token_id
+    sound = isinstance(tokenizer.sha256, str) and isinstance(tokenizer.size, int)
+    return sound and (eos is None or (isinstance(eos, int) and eos >= 0))
 
 
 def build(architecture: str, config: Mapping[str, Any], networks: Networks | None = None) -> nn.Module:
@@ -177,7 +211,9 @@ def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
         raise CheckpointError(f"{folder}: the folder's name must match {NAME_PATTERN.pattern}")
     config = read_config(folder, networks)
     path = folder / WEIGHTS_FILE
-    _verify_file(path, config)
+    _verify_file(path, config.size, config.sha256)
+    if config.tokenizer is not None:
+        _verify_file(folder / TOKENIZER_FILE, config.tokenizer.size, config.tokenizer.sha256)
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
@@ -191,16 +227,18 @@ def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
     return Checkpoint(folder.name, config, model.eval().requires_grad_(False))
 
 
-def _verify_file(path: Path, config: ModelConfig) -> None:
-    """Check size, header length and sha256 before any parser sees the file."""
+def _verify_file(path: Path, size: int, sha256: str) -> None:
+    """Check size and sha256, and the header length of a safetensors file, before any parser sees the file."""
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != config.size:
-                wrong = f"{size} bytes where {CONFIG_FILE} says {config.size}: truncated or replaced"
+            there = os.fstat(file.fileno()).st_size
+            if there != size:
+                wrong = f"{there} bytes where {CONFIG_FILE} says {size}: truncated or replaced"
                 raise CheckpointError(f"{path}: {wrong}")
             prefix = file.read(8)
-            if len(prefix) < 8 or struct.unpack("<Q", prefix)[0] > min(size - 8, MAX_HEADER_BYTES):
+            if path.name == WEIGHTS_FILE and (
+                len(prefix) < 8 or _header_size(prefix) > min(size - 8, MAX_HEADER_BYTES)
+            ):
                 raise CheckpointError(f"{path}: the safetensors header does not fit in the file or is over its limit")
             file.seek(0)
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -208,22 +246,29 @@ def _verify_file(path: Path, config: ModelConfig) -> None:
         raise CheckpointError(f"{path}: missing") from None
     except OSError as error:
         raise CheckpointError(f"{path}: unreadable: {error}") from error
-    if found != config.sha256:
-        wrong = f"sha256 {found[:16]}... where {CONFIG_FILE} says {config.sha256[:16]}...: tampered with"
+    if found != sha256:
+        wrong = f"sha256 {found[:16]}... where {CONFIG_FILE} says {sha256[:16]}...: tampered with"
         raise CheckpointError(f"{path}: {wrong}")
 
 
+def _header_size(prefix: bytes) -> int:
+    size: int = struct.unpack("<Q", prefix)[0]
+    return size
+
+
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Finite where it is used, in float32: 1e300 in a float64 file is not."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise CheckpointError(f"{path}: tensor {name} holds non-finite values")
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a network; every name and shape must match.
+    """Copy tensors into a network; every name, shape and kind of number must match.
 
     Raises:
-        CheckpointError: names are missing or unexpected, or a shape differs; the message shows up to three of them.
+        CheckpointError: names are missing or unexpected, or a shape or kind of number differs; the message shows up to
+            three of them.
     """
     own = model.state_dict()
     faults = [f"{name} is missing" for name in sorted(own.keys() - tensors.keys())]
@@ -232,6 +277,12 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         f"{name} is {list(tensors[name].shape)}, {list(own[name].shape)} expected"
         for name in sorted(own.keys() & tensors.keys())
         if own[name].shape != tensors[name].shape
+    ]
+    faults += [
+        f"{name} is {tensors[name].dtype}, {own[name].dtype} expected"
+        for name in sorted(own.keys() & tensors.keys())
+        if (own[name].is_floating_point(), own[name].is_complex())
+        != (tensors[name].is_floating_point(), tensors[name].is_complex())
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -247,8 +298,12 @@ def save(
     config: Mapping[str, Any],
     labels: tuple[str, ...] = (),
     card: Mapping[str, Any] | None = None,
+    tokenizer: bytes | None = None,
+    eos_token_id: int | None = None,
 ) -> ModelConfig:
-    """Write `model.safetensors` (floats in fp16) and `config.json`, each atomically; returns what was written.
+    """Write `model.safetensors` (floats in fp16), `tokenizer.json` and `config.json`, each atomically.
+
+    Returns what was written; `tokenizer` is the content of a sequence model's `tokenizer.json`.
 
     Raises:
         CheckpointError: a weight is non-finite or too large for fp16.
@@ -263,7 +318,11 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.torch.save(tensors)
     digest = hashlib.sha256(data).hexdigest()
-    written = ModelConfig(architecture, dict(config), digest, len(data), labels, dict(card or {}))
+    beside = None
+    if tokenizer is not None:
+        beside = TokenizerFile(hashlib.sha256(tokenizer).hexdigest(), len(tokenizer), eos_token_id)
+        write_atomically(folder / TOKENIZER_FILE, tokenizer)
+    written = ModelConfig(architecture, dict(config), digest, len(data), labels, dict(card or {}), beside)
     write_atomically(path, data)
     write_config(folder, written)
     return written
@@ -279,6 +338,8 @@ def write_config(folder: Path, config: ModelConfig) -> None:
         "labels": list(config.labels),
         "card": dict(config.card),
     }
+    if config.tokenizer is not None:
+        raw["tokenizer"] = dataclasses.asdict(config.tokenizer)
     write_atomically(folder / CONFIG_FILE, json.dumps(raw, indent=2, ensure_ascii=False).encode() + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""What HTTP sees of generation: submit a job, await its pictures; cancel the future and nothing more is computed.
+"""What HTTP sees of generation: submit a job and await its pictures, or stream its tokens, or give it up.
 
 Knows jobs, workers and their state; knows no torch and no HTTP. All methods run on the event loop's thread.
 """
@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engine.admission import Admission
-from app.engine.jobs import LatentJob, ModelInfo, Part, Pictures, Runtime, WorkerConfig
+from app.engine.jobs import (
+    Chunk,
+    Kind,
+    LatentJob,
+    Logprob,
+    ModelInfo,
+    Part,
+    Pictures,
+    Runtime,
+    SequenceJob,
+    WorkerConfig,
+)
 from app.engine.link import Frame
+from app.engine.stream import TokenStream
 from app.engine.supervisor import Launch, Worker, WorkerProcess
 from app.errors import ComputeFailed, Draining, ModelNotFound, NotReady, Overloaded, WorkerDied
 from app.telemetry import Telemetry
@@ -37,6 +50,18 @@ class _Pending:
     remaining: int = 0
 
 
+@dataclass(slots=True)
+class _Strand:
+    """One sequence between submission and its last token."""
+
+    job: SequenceJob
+    lane: "_Lane"
+    stream: TokenStream
+    index: int
+    submitted: float
+    last: float | None = None
+
+
 class _Lane:
     """One worker with what waits to be sent to it."""
 
@@ -44,8 +69,17 @@ class _Lane:
         self.worker = worker
         self.admission = Admission(max_rows)
         self.ready = False
-        self.outbox: list[tuple[int, LatentJob]] = []
+        self.outbox: list[tuple[int, LatentJob | SequenceJob]] = []
         self.departed: list[int] = []
+        self._unattributed: dict[str, float] = {}
+
+    def learn_sequences(self, model: str, seconds: float, finished: int) -> None:
+        """A sequence's cost is known when sequences end: the seconds since the last ones did, shared among them."""
+        spent = self._unattributed.get(model, 0.0) + seconds
+        if finished:
+            self.admission.learn(model, spent / finished)
+            spent = 0.0
+        self._unattributed[model] = spent
 
 
 class Engine:
@@ -76,6 +110,7 @@ class Engine:
         self._launch = launch
         self._lanes = [_Lane(Worker(config, self._received, self._lost), max_queue) for config in configs]
         self._pending: dict[int, _Pending] = {}
+        self._strands: dict[int, _Strand] = {}
         self._numbers = itertools.count(1)
         self._flush_due = False
         self._on_ready: list[Callable[[], None]] = []
@@ -94,8 +129,8 @@ class Engine:
 
     @property
     def in_flight(self) -> int:
-        """Jobs submitted and not yet answered."""
-        return len(self._pending)
+        """Jobs and sequences submitted and not yet answered."""
+        return len(self._pending) + len(self._strands)
 
     def when_ready(self, callback: Callable[[], None]) -> None:
         """Call back once, when all workers are loaded and warmed up."""
@@ -106,12 +141,15 @@ class Engine:
         await asyncio.gather(*(lane.worker.start(self._launch) for lane in self._lanes))
 
     async def drain(self, seconds: float) -> bool:
-        """Refuse new work and wait for what was admitted; whether all of it was answered in time."""
+        """Refuse new work and wait for what was admitted; what is not done in time fails, and False says so."""
         self.draining = True
+        if not self.in_flight:  # `wait_for` with 0 seconds would not even look
+            return True
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:
-            log.warning("drain: %d jobs are unanswered after %.1f s", len(self._pending), seconds)
+            log.warning("drain: %d jobs are unanswered after %.1f s", self.in_flight, seconds)
+            self._fail_pending(self._lanes, Draining("the service is shutting down and did not get to this in time"))
             return False
         return True
 
@@ -121,19 +159,22 @@ class Engine:
         await asyncio.gather(*(lane.worker.stop() for lane in self._lanes))
         self._fail_pending(self._lanes, Draining("the service stopped before this was computed"))
 
-    def model(self, name: str) -> ModelInfo:
-        """The served model of that name.
+    def model(self, name: str | None, kind: Kind) -> ModelInfo:
+        """The served model of that name, or the first of its kind when no name is given.
 
         Raises:
             NotReady, Draining, WorkerDied: the engine takes no work now.
-            ModelNotFound: no such model, or it could not be loaded.
+            ModelNotFound: no such model, one of another kind, or one that could not be loaded.
         """
         self.check_open()
-        info = self.models.get(name)
-        if info is None or info.error:
-            served = ", ".join(n for n, m in self.models.items() if not m.error) or "none"
-            why = "failed to load" if info else "is not served"
-            raise ModelNotFound(f"model {name!r} {why} (served: {served})", field="model")
+        served = {info.name: info for info in self.models.values() if info.error is None and info.kind == kind}
+        info = next(iter(served.values()), None) if name is None else served.get(name)
+        if info is None:
+            makes = {"latent": "pictures", "sequence": "text"}[kind]
+            asked = "no model" if name is None else f"no model {name!r}"
+            raise ModelNotFound(
+                f"{asked} that makes {makes} is served ({', '.join(served) or 'none'} is)", field="model"
+            )
         return info
 
     def check_open(self) -> None:
@@ -156,33 +197,70 @@ class Engine:
             NotReady, Draining, WorkerDied: the engine takes no work now.
             Overloaded: the queue is full; nothing was queued.
         """
-        self.check_open()
-        lane = min(self._lanes, key=lambda lane: (lane.admission.backlog_seconds, lane.admission.rows))
-        try:
-            lane.admission.admit(job.model, job.rows)
-        except Overloaded:
-            self._telemetry.rejected.labels("queue_full").inc()
-            raise
+        lane = self._admit(job.model, job.rows)
         number = next(self._numbers)
         future = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: self._finish(number, done))
         self._pending[number] = _Pending(job, future, lane, remaining=job.rows)
-        self._telemetry.queue_depth.labels(job.model).inc(job.rows)
+        self._send_later(lane, number, job)
+        return future
+
+    def stream(self, jobs: Sequence[SequenceJob]) -> TokenStream:
+        """Queue the sequences of one request, all of them or none; their tokens come as chunks.
+
+        Raises:
+            NotReady, Draining, WorkerDied: the engine takes no work now.
+            Overloaded: the queue is full; nothing was queued.
+        """
+        lane = self._admit(jobs[0].model, len(jobs))
+        numbers = [next(self._numbers) for _ in jobs]
+        stream = TokenStream(
+            len(jobs),
+            lambda index: self._finish_strand(numbers[index], departed=True),
+            self._telemetry.cancelled.labels(jobs[0].model).inc,
+        )
+        now = time.perf_counter()
+        for index, (number, job) in enumerate(zip(numbers, jobs, strict=True)):
+            self._strands[number] = _Strand(job, lane, stream, index, now)
+            self._send_later(lane, number, job)
+        return stream
+
+    def _admit(self, model: str, rows: int) -> _Lane:
+        """Count rows in at the worker with the least to do."""
+        self.check_open()
+        lane = min(self._lanes, key=lambda lane: (lane.admission.backlog_seconds, lane.admission.rows))
+        try:
+            lane.admission.admit(model, rows)
+        except Overloaded:
+            self._telemetry.rejected.labels("queue_full").inc()
+            raise
+        self._telemetry.queue_depth.labels(model).inc(rows)
         self._idle.clear()
+        return lane
+
+    def _send_later(self, lane: _Lane, number: int, job: LatentJob | SequenceJob) -> None:
         lane.outbox.append((number, job))
         self._schedule_flush()
-        return future
 
     def _finish(self, number: int, future: asyncio.Future[Pictures]) -> None:
         pending = self._pending.pop(number)
-        pending.lane.admission.release(pending.job.model, pending.job.rows)
-        self._telemetry.queue_depth.labels(pending.job.model).dec(pending.job.rows)
+        departed = future.cancelled() or future.exception() is not None
+        self._release(pending.lane, number, pending.job.model, pending.job.rows, departed=departed)
         if future.cancelled():
             self._telemetry.cancelled.labels(pending.job.model).inc()
-        if future.cancelled() or future.exception() is not None:
-            pending.lane.departed.append(number)
+
+    def _finish_strand(self, number: int, *, departed: bool) -> None:
+        """Forget a sequence: over, failed, or given up."""
+        if (strand := self._strands.pop(number, None)) is not None:
+            self._release(strand.lane, number, strand.job.model, 1, departed=departed)
+
+    def _release(self, lane: _Lane, number: int, model: str, rows: int, *, departed: bool) -> None:
+        lane.admission.release(model, rows)
+        self._telemetry.queue_depth.labels(model).dec(rows)
+        if departed:
+            lane.departed.append(number)
             self._schedule_flush()
-        if not self._pending:
+        if not self.in_flight:
             self._idle.set()
 
     def _schedule_flush(self) -> None:
@@ -196,19 +274,31 @@ class Engine:
         for lane in self._lanes:
             outbox, departed = lane.outbox, lane.departed
             lane.outbox, lane.departed = [], []
-            gone = set(departed)
-            jobs = [(number, job) for number, job in outbox if number not in gone]
+            outbox = [(number, job) for number, job in outbox if self._wanted(number)]
+            jobs = [(number, job) for number, job in outbox if isinstance(job, LatentJob)]
             if jobs:
                 header = {"type": "submit", "jobs": [(number, job.model) for number, job in jobs]}
                 lane.worker.send(header, [a for _, job in jobs for a in (job.latents, job.labels)])
+            sequences = [(number, dataclasses.asdict(job)) for number, job in outbox if isinstance(job, SequenceJob)]
+            if sequences:
+                lane.worker.send({"type": "sequences", "jobs": sequences})
             if departed:
                 lane.worker.send({"type": "cancel", "jobs": departed})
+
+    def _wanted(self, number: int) -> bool:
+        """Whether somebody still waits for this job."""
+        pending = self._pending.get(number)
+        return number in self._strands or (pending is not None and not pending.future.done())
 
     def _received(self, worker: Worker, frame: Frame) -> None:
         lane = next(lane for lane in self._lanes if lane.worker is worker)
         match frame.type:
             case "batch":
                 self._take_batch(lane, frame.header, frame.arrays[0])
+            case "chunks":
+                self._take_chunks(lane, frame.header)
+            case "slots":
+                self._telemetry.slots_busy.labels(frame.header["model"]).set(frame.header["busy"])
             case "ready":
                 self._take_ready(lane, frame.header)
             case "failed":
@@ -243,6 +333,34 @@ class Engine:
                 _take_part(pending, part, pictures[start : start + count])
             start += count
 
+    def _take_chunks(self, lane: _Lane, header: Mapping[str, Any]) -> None:
+        model, now, telemetry = header["model"], time.perf_counter(), self._telemetry
+        telemetry.compute.labels(model).observe(header["seconds"])
+        telemetry.slots_busy.labels(model).set(header["busy"])
+        telemetry.tokens.labels(model, "prompt").inc(header["prefills"])
+        if header["rows"]:
+            telemetry.batch_size.labels(model).observe(header["rows"])
+        for waited in header["waited"]:
+            telemetry.queue.labels(model).observe(waited)
+        chunks = [_chunk(raw) for raw in header["chunks"]]
+        lane.learn_sequences(model, header["seconds"], sum(chunk.finish is not None for chunk in chunks))
+        for chunk in chunks:
+            if (strand := self._strands.get(chunk.job)) is not None:
+                self._take_chunk(strand, chunk, now)
+
+    def _take_chunk(self, strand: _Strand, chunk: Chunk, now: float) -> None:
+        model = strand.job.model
+        if chunk.tokens:
+            self._telemetry.tokens.labels(model, "completion").inc(len(chunk.tokens))
+            if strand.last is None:
+                self._telemetry.time_to_first_token.labels(model).observe(now - strand.submitted)
+            else:
+                self._telemetry.inter_token.labels(model).observe((now - strand.last) / len(chunk.tokens))
+            strand.last = now
+        strand.stream.put(strand.index, chunk)
+        if chunk.finish is not None or chunk.error is not None:
+            self._finish_strand(chunk.job, departed=False)
+
     def _lost(self, worker: Worker) -> None:
         self._fail(f"the device worker (pid {worker.pid}) ended unexpectedly")
 
@@ -256,12 +374,23 @@ class Engine:
         for pending in list(self._pending.values()):
             if pending.lane in lanes and not pending.future.done():
                 pending.future.set_exception(error)
+        for number, strand in list(self._strands.items()):
+            if strand.lane in lanes:
+                strand.stream.fail(error)
+                self._finish_strand(number, departed=False)
 
 
 def _model_info(raw: Mapping[str, Any]) -> ModelInfo:
     """A description as it came over the link, where tuples have become lists."""
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
     return ModelInfo(**fields)
+
+
+def _chunk(raw: Sequence[Any]) -> Chunk:
+    """A chunk as it came over the link."""
+    job, tokens, logprobs, finish, error = raw
+    scored = tuple(Logprob(logprob, tuple((token, value) for token, value in top)) for logprob, top in logprobs)
+    return Chunk(job, tuple(tokens), scored, finish, error)
 
 
 def _take_part(pending: _Pending, part: Part, pictures: NDArray[np.uint8]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Latents: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int64]
+Kind: TypeAlias = Literal["latent", "sequence"]
 Pictures: TypeAlias = NDArray[np.uint8]
 
 
@@ -36,6 +37,103 @@ class LatentJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one sequence is sampled; the defaults are the network's own distribution.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep so many of the likeliest tokens; 0 is off.
+        top_p: keep the likeliest tokens up to this mass; 1 is off.
+        min_p: drop tokens below this fraction of the likeliest one's probability; 0 is off.
+        repetition_penalty: divides (or multiplies, when negative) the logits of tokens seen before; 1 is off.
+        frequency_penalty: taken off a token's logit for each time that it was generated.
+        presence_penalty: taken off once if it was generated at all.
+        bias: added to the logits of these tokens.
+        logprobs: report the log probabilities of the chosen and of so many likeliest tokens; None reports none.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+    @property
+    def penalised(self) -> bool:
+        """Whether tokens seen before change the logits."""
+        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceJob:
+    """One sequence to be continued by a model: one choice of one prompt.
+
+    Attributes:
+        model: name of a served sequence model.
+        prompt: token ids, at least one.
+        max_tokens: how many to generate; prompt and these fit in the model's max_length.
+        seed: of the counter-based noise.
+        sampling: how to draw.
+        stop_tokens: ids that end the sequence and are not part of it.
+        score_prompt: run the prompt token by token, so that each but the first gets log probabilities too.
+    """
+
+    model: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    seed: int
+    sampling: Sampling = Sampling()
+    stop_tokens: tuple[int, ...] = ()
+    score_prompt: bool = False
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """The part of the prompt that is run token by token."""
+        return self.prompt[1:] if self.score_prompt else ()
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The part of the prompt that is read at once."""
+        return self.prompt[:1] if self.score_prompt else self.prompt
+
+    @property
+    def outputs(self) -> int:
+        """How many tokens will come out at most, forced ones included."""
+        return len(self.forced) + self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """Log probability of a token and of the likeliest tokens in its place."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one tick adds to a sequence.
+
+    Attributes:
+        job: the job's number.
+        tokens: new ids, forced ones first.
+        logprobs: one a token, when asked for.
+        finish: "stop" (a stop token) or "length"; None while it goes on.
+        error: why the sequence failed; None while all is well.
+    """
+
+    job: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[Logprob, ...] = ()
+    finish: Literal["stop", "length"] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What a device worker needs to know to start; sent to it as its first frame.
 
@@ -45,6 +143,7 @@ class WorkerConfig:
         device: auto, cpu, cuda or cuda:i.
         threads: compute threads; 0 leaves torch's default.
         max_batch: largest batch of a latent model.
+        max_slots: sequences that a sequence model runs at once.
         memory_limit: bytes for all models; 0 for what the device has.
         models_module: the operator's module of own architectures, if any.
         skip_broken: report a broken weights folder instead of refusing to start.
@@ -55,6 +154,7 @@ class WorkerConfig:
     device: str = "auto"
     threads: int = 0
     max_batch: int = 64
+    max_slots: int = 32
     memory_limit: int = 0
     models_module: str | None = None
     skip_broken: bool = False
@@ -77,13 +177,18 @@ class ModelInfo:
         labels: class names; empty when they have none.
         image_shape: (height, width, channels).
         buckets: batch sizes that give every row the same bytes, ascending.
-        seconds: of compute for a batch of each bucket, measured at warm-up.
+        seconds: of compute for a batch of each bucket, measured at warm-up; of a sequence model one step of all slots.
+        vocab_size: tokens of a sequence model.
+        max_length: positions in a slot, prompt included.
+        slots: sequences that run at once.
+        tokenizer: path of the verified tokenizer.json.
+        stop_tokens: ids that end a sequence.
         card: the model card.
         error: why the model could not be loaded; None when it is served.
     """
 
     name: str
-    kind: Literal["latent", "sequence"] = "latent"
+    kind: Kind = "latent"
     architecture: str = ""
     digest: str = ""
     parameters: int = 0
@@ -95,6 +200,11 @@ class ModelInfo:
     image_shape: tuple[int, int, int] = (0, 0, 0)
     buckets: tuple[int, ...] = ()
     seconds: tuple[float, ...] = ()
+    vocab_size: int = 0
+    max_length: int = 0
+    slots: int = 0
+    tokenizer: str = ""
+    stop_tokens: tuple[int, ...] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 

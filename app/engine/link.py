@@ -5,6 +5,7 @@ body is the concatenation of C-contiguous arrays whose dtype and shape the heade
 ever unpickled.
 """
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,11 @@ def _unpack(header_bytes: bytes, body: bytes) -> Frame:
         header = msgpack.unpackb(header_bytes)
         arrays, offset = [], 0
         for name, shape in header["arrays"]:
-            dtype, count = DTYPES[name], int(np.prod(shape, dtype=np.int64))
+            dtype, count = DTYPES[name], math.prod(shape)
             arrays.append(np.frombuffer(body, dtype, count, offset).reshape(shape))
             offset += count * dtype.itemsize
         if not isinstance(header["type"], str) or offset != len(body):
             raise ValueError(f"{len(body)} bytes of body where the header describes {offset}")
-    except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
+    except (KeyError, OverflowError, TypeError, ValueError, msgpack.UnpackException) as error:
         raise LinkError(f"malformed frame: {error!r}") from error
     return Frame(header, tuple(arrays))

@@ -20,6 +20,9 @@ from app.engine.link import Frame, FrameReader, LinkError, pack
 
 SOCKET_BUFFER = 1 << 20
 STOP_SECONDS = 10.0
+# MKL's conditional numerical reproducibility: without it, the bits of a product depend on where in memory its factors
+# lie, and a sequence would change its tokens with its slot (ADR 3).
+WORKER_ENVIRONMENT = {"MKL_CBWR": "AUTO", "PYTHONUNBUFFERED": "1"}
 
 log = logging.getLogger("genserve.supervisor")
 
@@ -48,9 +51,10 @@ class WorkerProcess:
     """A device worker in a process of its own."""
 
     def __init__(self, sock: socket.socket) -> None:
-        command = [sys.executable, "-m", "app.worker", "--fd", str(sock.fileno())]
+        # -P: a folder named app or models where the operator happens to be must not stand in for ours
+        command = [sys.executable, "-P", "-m", "app.worker", "--fd", str(sock.fileno())]
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            command, pass_fds=[sock.fileno()], stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            command, pass_fds=[sock.fileno()], stdin=subprocess.DEVNULL, env=WORKER_ENVIRONMENT | os.environ
         )
 
     @property

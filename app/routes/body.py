@@ -8,6 +8,9 @@ from pydantic_core import ErrorDetails
 
 from app.errors import BodyTooLarge, GenserveError, InvalidField, InvalidJSON, UnknownField, UnsupportedMediaType
 
+BRANCHES = ("str", "int")  # pydantic's names of a union's branches that look like those of fields
+MAX_FIELD_LENGTH = 100  # of a field's name in an answer, which may be the client's own
+
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
@@ -35,7 +38,7 @@ async def read_json(request: Request, schema: type[BodyT]) -> BodyT:
 
 async def _read(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"{declared} bytes; the limit is {limit}")
     chunks, size = [], 0
     async for chunk in request.stream():
@@ -52,9 +55,10 @@ def _as_own(error: ValidationError) -> GenserveError:
     first = faults[0]
     if first["type"] == "json_invalid":
         return InvalidJSON(first["msg"])
-    field = _place(first)
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden":  # the client's own name, which may be anything
+        field = ".".join(map(str, first["loc"]))[:MAX_FIELD_LENGTH]
         return UnknownField(f"{field}: unknown field", field=field)
+    field = _place(first)
     if not field:
         return InvalidJSON("a JSON object expected")
     messages = dict.fromkeys(fault["msg"] for fault in faults if fault["loc"][:1] == first["loc"][:1])
@@ -63,5 +67,6 @@ def _as_own(error: ValidationError) -> GenserveError:
 
 def _place(fault: ErrorDetails) -> str:
     """Where in the body, as dotted names; the branch names that pydantic adds for unions are left out."""
-    names = [str(part) for part in fault["loc"]]
-    return ".".join(name for name in names if name.isidentifier() and not name.startswith("constrained"))
+    names = [str(part) for part in fault["loc"] if part not in BRANCHES]
+    places = [name for name in names if name.isidentifier() and not name.startswith("constrained")]
+    return ".".join(places)[:MAX_FIELD_LENGTH]

@@ -1,10 +1,11 @@
 """A departed client costs nothing: its job is given up the moment the connection closes."""
 
 import asyncio
+from typing import TypeVar
 
 from fastapi import Request
 
-from app.engine.jobs import Pictures
+T = TypeVar("T")
 
 
 class ClientLeft(Exception):
@@ -12,13 +13,13 @@ class ClientLeft(Exception):
 
 
 class Watch:
-    """Awaits futures of the engine on behalf of one client."""
+    """Awaits futures on behalf of one client, and cancels them when it leaves."""
 
     def __init__(self, request: Request) -> None:
         """The request's body must have been read."""
         self._request = request
 
-    async def __call__(self, future: asyncio.Future[Pictures]) -> Pictures:
+    async def __call__(self, future: asyncio.Future[T]) -> T:
         """The future's result.
 
         Raises:

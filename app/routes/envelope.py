@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.routes.connection import ClientLeft
@@ -40,7 +41,7 @@ class Envelope:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except ClientLeft:
+        except (ClientLeft, ClientDisconnect):  # during the computation, or while its body was being read
             status = CLIENT_CLOSED
         finally:
             self._record(scope, status, time.perf_counter() - start)
@@ -49,7 +50,14 @@ class Envelope:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._telemetry.requests.labels(route, scope.get("model", ""), str(status)).inc()
         self._telemetry.request_duration.labels(route).observe(seconds)
-        log.debug("%s %s %s %d %.1f ms", scope["request_id"], scope["method"], route, status, seconds * 1000)
+        level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
+        if log.isEnabledFor(level):
+            said = {"request_id": scope["request_id"], "method": scope["method"], "route": route, "status": status}
+            took = round(seconds * 1000, 1)
+            extra = {**said, "model": scope.get("model", ""), "milliseconds": took}
+            log.log(
+                level, "%s %s %d in %.1f ms [%s]", scope["method"], route, status, took, said["request_id"], extra=extra
+            )
 
 
 def _request_id(scope: Scope) -> str:

@@ -43,9 +43,11 @@ async def generate(request: Request) -> Response:
     """`{}` gives one picture of the first model from a drawn seed; image j of n uses seed + j."""
     service: Service = request.app.state.service
     body = await read_json(request, ImageRequest)
-    media_type = negotiate(request.headers.get("accept", "*/*"), _offers(body.format))
+    media_type = negotiate(", ".join(request.headers.getlist("accept")), _offers(body.format))
     image_format: ImageFormat = body.format or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
     packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
     generated = await service.generate(body, Watch(request))
     content = await service.encode(generated, image_format, packing)
-    return Response(content, headers=reproduction_headers(request, generated.plan), media_type=media_type)
+    return Response(
+        content, headers=reproduction_headers(request, generated.plan.info, generated.plan.seed), media_type=media_type
+    )

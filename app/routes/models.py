@@ -1,5 +1,7 @@
 """`GET /v1/models`: what is served, in OpenAI's shape, with each model's card under `genserve`."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 
 from app.engine.engine import Engine
@@ -14,7 +16,6 @@ router = APIRouter()
 def _object(info: ModelInfo) -> ModelObject:
     if info.error is not None:
         return ModelObject(id=info.name, created=0, genserve={"status": "failed", "error": info.error})
-    height, width, channels = info.image_shape
     card = {
         "status": "ready",
         "kind": info.kind,
@@ -22,14 +23,25 @@ def _object(info: ModelInfo) -> ModelObject:
         "digest": info.digest,
         "parameters": info.parameters,
         "memory_bytes": info.memory_bytes,
-        "latent_shape": list(info.latent_shape),
-        "num_classes": info.num_classes,
-        "labels": list(info.labels),
-        "image": {"height": height, "width": width, "channels": channels},
+        **(_picture_fields(info) if info.kind == "latent" else _text_fields(info)),
         "batch_buckets": list(info.buckets),
         **info.card,
     }
     return ModelObject(id=info.name, created=info.created, genserve=card)
+
+
+def _picture_fields(info: ModelInfo) -> dict[str, Any]:
+    height, width, channels = info.image_shape
+    return {
+        "latent_shape": list(info.latent_shape),
+        "num_classes": info.num_classes,
+        "labels": list(info.labels),
+        "image": {"height": height, "width": width, "channels": channels},
+    }
+
+
+def _text_fields(info: ModelInfo) -> dict[str, Any]:
+    return {"vocab_size": info.vocab_size, "max_length": info.max_length, "slots": info.slots}
 
 
 @router.get(

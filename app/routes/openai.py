@@ -45,7 +45,9 @@ async def generations(request: Request) -> JSONResponse:
         output_format=image_format,
         size=f"{info.image_shape[1] * scale}x{info.image_shape[0] * scale}",
     )
-    return JSONResponse(answer.model_dump(), headers=reproduction_headers(request, generated.plan))
+    return JSONResponse(
+        answer.model_dump(), headers=reproduction_headers(request, generated.plan.info, generated.plan.seed)
+    )
 
 
 def _label(prompt: str, info: ModelInfo) -> str | None:

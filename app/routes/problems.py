@@ -47,7 +47,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_bug(request: Request, _: Exception) -> Response:
     """What nobody foresaw; the traceback is in the log, not in the answer."""
     detail = "an unexpected error; see the server's log"
-    return answer(request, 500, "internal_error", "Internal error", detail, None, {})
+    headers = {"X-Request-Id": request.scope["request_id"]}  # this answer is made outside the envelope
+    return answer(request, 500, GenserveError.code, GenserveError.title, detail, None, headers)
 
 
 def _retry_headers(error: GenserveError) -> dict[str, str]:
@@ -65,11 +66,23 @@ def answer(
     """An error in the shape that fits the request's route."""
     path = request.url.path
     if path.startswith("/v1/") and path not in NATIVE_ROUTES:
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        kind = "rate_limit_error" if status == Overloaded.status else kind
-        openai = OpenAIError(error=OpenAIErrorDetail(message=detail, type=kind, param=field, code=code))
-        return JSONResponse(openai.model_dump(), status, headers)
-    problem = Problem(
+        return JSONResponse(_openai(status, code, detail, field).model_dump(), status, headers)
+    content = _problem(request, status, code, title, detail, field).model_dump(exclude_none=True)
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
+
+
+def problem(request: Request, error: GenserveError) -> Problem:
+    """An error as RFC 9457 has it, for an event of a stream."""
+    return _problem(request, error.status, error.code, error.title, error.detail, error.field)
+
+
+def openai_error(error: GenserveError) -> OpenAIError:
+    """An error as OpenAI has it, for an event of a stream."""
+    return _openai(error.status, error.code, error.detail, error.field)
+
+
+def _problem(request: Request, status: int, code: str, title: str, detail: str, field: str | None) -> Problem:
+    return Problem(
         type=f"urn:genserve:error:{code}",
         title=title,
         status=status,
@@ -78,4 +91,9 @@ def answer(
         field=field,
         request_id=request.scope.get("request_id"),
     )
-    return JSONResponse(problem.model_dump(exclude_none=True), status, headers, media_type="application/problem+json")
+
+
+def _openai(status: int, code: str, detail: str, field: str | None) -> OpenAIError:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "rate_limit_error" if status == Overloaded.status else kind
+    return OpenAIError(error=OpenAIErrorDetail(message=detail, type=kind, param=field, code=code))

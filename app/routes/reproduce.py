@@ -3,15 +3,15 @@
 from fastapi import Request
 
 from app.engine.engine import Engine
-from app.service import Plan
+from app.engine.jobs import ModelInfo
 
 
-def reproduction_headers(request: Request, plan: Plan) -> dict[str, str]:
+def reproduction_headers(request: Request, info: ModelInfo, seed: int) -> dict[str, str]:
     """Model and digest, seed, runtime; also tells the request log and the metrics which model answered."""
-    request.scope["model"] = plan.info.name
+    request.scope["model"] = info.name
     engine: Engine = request.app.state.engine
     return {
-        "X-Genserve-Model": plan.info.identity,
-        "X-Genserve-Seed": str(plan.seed),
+        "X-Genserve-Model": info.identity,
+        "X-Genserve-Seed": str(seed),
         "X-Genserve-Runtime": str(engine.runtime),
     }

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,19 @@ class BatchResult:
     rows: int
     padding: int
     seconds: float
+
+    def frame(self, model: str) -> tuple[dict[str, Any], tuple[NDArray[Any], ...]]:
+        """The message that carries it."""
+        header = {
+            "type": "batch",
+            "model": model,
+            "parts": [(part.job, part.offset, part.count, part.error) for part in self.parts],
+            "waited": self.waited,
+            "rows": self.rows,
+            "padding": self.padding,
+            "seconds": self.seconds,
+        }
+        return header, (self.pictures,)
 
 
 class DynamicBatcher:

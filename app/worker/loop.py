@@ -11,10 +11,11 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from app.engine.jobs import LatentJob, WorkerConfig
+from app.engine.jobs import LatentJob, Sampling, SequenceJob, WorkerConfig
 from app.engine.link import Frame, FrameReader, pack
 from app.worker import registry
-from app.worker.dynamic import BatchResult, DynamicBatcher
+from app.worker.continuous import ContinuousBatcher
+from app.worker.dynamic import DynamicBatcher
 from app.worker.schedule import Schedule
 
 CHUNK = 1 << 20
@@ -29,7 +30,7 @@ class WorkerLoop:
         """Take over a connected stream socket; `run` closes it."""
         self._sock = sock
         self._reader = FrameReader()
-        self._lanes: dict[str, DynamicBatcher] = {}
+        self._lanes: dict[str, registry.Lane] = {}
         self._open = True
 
     def run(self) -> int:
@@ -45,7 +46,7 @@ class WorkerLoop:
         if config is None:
             return 0
         try:
-            loaded = registry.load(config)
+            loaded = registry.load(config, self._frames_wait)
         except registry.RegistryError as error:
             self._send({"type": "failed", "error": str(error)})
             return 1
@@ -71,12 +72,17 @@ class WorkerLoop:
             if name is None:
                 self._receive()
                 continue
-            while self._open and select.select([self._sock], [], [], 0)[0]:
+            while self._open and self._frames_wait():
                 self._receive()
             if self._lanes[name].waiting:  # its last rows may just have been cancelled
                 result = self._lanes[name].tick()
                 schedule.charge(name, result.seconds)
-                self._send_result(name, result)
+                header, arrays = result.frame(name)
+                self._send(header, *arrays)
+
+    def _frames_wait(self) -> bool:
+        """Whether the other side has said something that was not read yet."""
+        return bool(select.select([self._sock], [], [], 0)[0])
 
     def _receive(self) -> None:
         """Take in what the socket holds, waiting for it if it holds nothing."""
@@ -91,24 +97,29 @@ class WorkerLoop:
             case "submit":
                 arrays = iter(frame.arrays)
                 for number, model in frame.header["jobs"]:
-                    self._lanes[model].submit(number, LatentJob(model, next(arrays), next(arrays)))
+                    lane = self._lanes[model]
+                    assert isinstance(lane, DynamicBatcher)
+                    lane.submit(number, LatentJob(model, next(arrays), next(arrays)))
+            case "sequences":
+                for number, raw in frame.header["jobs"]:
+                    job = _sequence_job(raw)
+                    sequences = self._lanes[job.model]
+                    assert isinstance(sequences, ContinuousBatcher)
+                    sequences.submit(number, job)
             case "cancel":
                 numbers = set(frame.header["jobs"])
-                for lane in self._lanes.values():
+                for name, lane in self._lanes.items():
                     lane.cancel(numbers)
-
-    def _send_result(self, model: str, result: BatchResult) -> None:
-        header = {
-            "type": "batch",
-            "model": model,
-            "parts": [(part.job, part.offset, part.count, part.error) for part in result.parts],
-            "waited": result.waited,
-            "rows": result.rows,
-            "padding": result.padding,
-            "seconds": result.seconds,
-        }
-        self._send(header, result.pictures)
+                    if isinstance(lane, ContinuousBatcher):  # no tick may follow that would tell
+                        self._send({"type": "slots", "model": name, "busy": lane.busy})
 
     def _send(self, header: Mapping[str, Any], *arrays: Any) -> None:
         for buffer in pack(header, arrays):
             self._sock.sendall(buffer)
+
+
+def _sequence_job(raw: Mapping[str, Any]) -> SequenceJob:
+    """A job as it came over the link, where tuples have become lists and dataclasses maps."""
+    sampling = {**raw["sampling"], "bias": tuple((token, value) for token, value in raw["sampling"]["bias"])}
+    tuples = {name: tuple(raw[name]) for name in ("prompt", "stop_tokens")}
+    return SequenceJob(**{**raw, **tuples, "sampling": Sampling(**sampling)})

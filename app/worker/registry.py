@@ -4,22 +4,31 @@ Knows files, devices and memory; knows nothing of requests.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from app.engine.jobs import ModelInfo, Runtime, WorkerConfig
+from app.text import Tokenizer
+from app.worker.continuous import ContinuousBatcher
 from app.worker.dynamic import DynamicBatcher
 from app.worker.runner import LatentRunner, ModelFault
+from app.worker.sequences import SequenceRunner, state_bytes
 from models import checkpoint
 from models.checkpoint import Checkpoint, CheckpointError
+from models.protocols import LatentModel, SequenceModel
 
 BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
+
+Lane = DynamicBatcher | ContinuousBatcher
 
 log = logging.getLogger("genserve.worker")
 
@@ -32,13 +41,15 @@ class RegistryError(Exception):
 class Loaded:
     """What a worker serves: a lane for each good model, a description of every model."""
 
-    lanes: dict[str, DynamicBatcher]
+    lanes: dict[str, Lane]
     models: list[ModelInfo]
     runtime: Runtime
 
 
-def load(config: WorkerConfig) -> Loaded:
+def load(config: WorkerConfig, interrupted: Callable[[], bool] = lambda: False) -> Loaded:
     """Find, verify, load and warm up the models that the configuration asks for.
+
+    `interrupted` is handed to lanes that can end a tick early because other work has arrived.
 
     Raises:
         RegistryError: no models, a broken one (unless `skip_broken`), no such device, or not enough memory.
@@ -54,11 +65,12 @@ def load(config: WorkerConfig) -> Loaded:
     folders = find_folders(Path(config.weights), config.models)
     broken = {} if not config.skip_broken else _broken(folders)
     folders = [folder for folder in folders if folder.name not in broken]
-    _check_memory(folders, device, config.memory_limit)
-    lanes, infos = {}, [ModelInfo(name=name, error=error) for name, error in broken.items()]
+    _check_memory(_weights_needed(folders), device, config.memory_limit)
+    lanes: dict[str, Lane] = {}
+    infos = [ModelInfo(name=name, error=error) for name, error in broken.items()]
     for folder in folders:
         try:
-            lanes[folder.name], info = _load_lane(folder, device, config.max_batch)
+            lanes[folder.name], info = _load_lane(folder, device, config, interrupted)
         except (CheckpointError, ModelFault) as error:
             if not config.skip_broken:
                 raise RegistryError(str(error)) from error
@@ -138,50 +150,105 @@ def _broken(folders: list[Path]) -> dict[str, str]:
     return out
 
 
-def _check_memory(folders: list[Path], device: torch.device, limit: int) -> None:
+def _check_memory(needs: list[tuple[str, int]], device: torch.device, limit: int) -> None:
     """Refuse, with a table, what would not fit; activations are not foreseen and stay small at these batch sizes."""
-    try:
-        rows = [(folder.name, checkpoint.read_config(folder).size // 2 * BYTES_A_PARAMETER) for folder in folders]
-    except CheckpointError as error:
-        raise RegistryError(str(error)) from error
-    needed, free = sum(size for _, size in rows), available_bytes(device)
+    needed, free = sum(size for _, size in needs), available_bytes(device)
     if limit:
         free = min(limit, free)
     if needed > free:
-        table = "\n".join(f"  {name:<32} {size / 2**20:10.1f} MiB" for name, size in rows)
+        table = "\n".join(f"  {name:<32} {size / 2**20:10.1f} MiB" for name, size in needs)
         raise RegistryError(
             f"the models do not fit on {device}:\n{table}\n"
             f"  {'needed':<32} {needed / 2**20:10.1f} MiB\n  {'available':<32} {free / 2**20:10.1f} MiB"
         )
 
 
-def _load_lane(folder: Path, device: torch.device, max_batch: int) -> tuple[DynamicBatcher, ModelInfo]:
-    loaded = checkpoint.load(folder)
-    if loaded.config.kind != "latent":
-        raise ModelFault(f"{folder}: models of kind {loaded.config.kind} can't be served")
-    model = loaded.model.to(device)
+def _weights_needed(folders: list[Path]) -> list[tuple[str, int]]:
     try:
-        runner = LatentRunner(model, device, max_batch)  # type: ignore[arg-type]  # the protocol is checked by running it
-    except ModelFault as error:
-        raise ModelFault(f"{folder}: {error}") from error
-    return DynamicBatcher(runner), _describe_model(folder, loaded, runner)
+        return [(folder.name, checkpoint.read_config(folder).size // 2 * BYTES_A_PARAMETER) for folder in folders]
+    except CheckpointError as error:
+        raise RegistryError(str(error)) from error
 
 
-def _describe_model(folder: Path, loaded: Checkpoint, runner: LatentRunner) -> ModelInfo:
-    config = loaded.config
-    return ModelInfo(
+def _load_lane(
+    folder: Path, device: torch.device, config: WorkerConfig, interrupted: Callable[[], bool]
+) -> tuple[Lane, ModelInfo]:
+    """One model: verified, on the device, warmed up.
+
+    Raises:
+        CheckpointError, ModelFault: the folder is broken, or its network does not do what its protocol promises.
+    """
+    loaded = checkpoint.load(folder)
+    model = loaded.model.to(device)
+    described = ModelInfo(
         name=loaded.name,
-        kind=config.kind,
-        architecture=config.architecture,
-        digest=config.digest,
+        kind=loaded.config.kind,
+        architecture=loaded.config.architecture,
+        digest=loaded.config.digest,
         parameters=loaded.parameters,
         memory_bytes=checkpoint.tensor_bytes(loaded.model),
         created=int((folder / checkpoint.WEIGHTS_FILE).stat().st_mtime),
-        latent_shape=tuple(loaded.model.latent_shape),  # type: ignore[arg-type]  # nn.Module hides its attributes
-        num_classes=int(loaded.model.num_classes),  # type: ignore[arg-type]
-        labels=config.labels,
+        labels=loaded.config.labels,
+        card=loaded.config.card,
+    )
+    try:
+        if loaded.config.kind == "latent":
+            return _latent_lane(model, described, device, config)
+        return _sequence_lane(model, described, device, config, interrupted, folder, loaded)
+    except RegistryError:
+        raise
+    except Exception as error:  # the network, the operator's own among them, may raise anything
+        raise ModelFault(f"{folder}: {error}") from error
+
+
+def _latent_lane(
+    model: nn.Module, info: ModelInfo, device: torch.device, config: WorkerConfig
+) -> tuple[Lane, ModelInfo]:
+    if not isinstance(model, LatentModel):
+        raise ModelFault(f"{info.architecture} lacks latent_shape, num_classes or decode")
+    if info.labels and len(info.labels) != model.num_classes:
+        raise ModelFault(f"{len(info.labels)} labels where the network has {model.num_classes} classes")
+    runner = LatentRunner(model, device, config.max_batch)
+    measured = dataclasses.replace(
+        info,
+        latent_shape=tuple(model.latent_shape),
+        num_classes=model.num_classes,
         image_shape=runner.image_shape,
         buckets=runner.buckets,
         seconds=runner.seconds,
-        card=config.card,
     )
+    return DynamicBatcher(runner), measured
+
+
+def _sequence_lane(
+    model: nn.Module,
+    info: ModelInfo,
+    device: torch.device,
+    config: WorkerConfig,
+    interrupted: Callable[[], bool],
+    folder: Path,
+    loaded: Checkpoint,
+) -> tuple[Lane, ModelInfo]:
+    if not isinstance(model, SequenceModel):
+        raise ModelFault(f"{info.architecture} lacks vocab_size, max_length, init_state, prefill or step")
+    tokenizer = loaded.config.tokenizer
+    if tokenizer is None:
+        raise ModelFault("a sequence model needs a tokenizer.json")
+    path = folder / checkpoint.TOKENIZER_FILE
+    if (ids := Tokenizer(path).ids) > model.vocab_size:
+        raise ModelFault(f"{path.name} has token ids up to {ids - 1}; the network knows {model.vocab_size}")
+    slot = state_bytes(model.init_state(1))
+    _check_memory([(f"{info.name}, {config.max_slots} slots", slot * config.max_slots)], device, config.memory_limit)
+    runner = SequenceRunner(model, device, config.max_slots)
+    measured = dataclasses.replace(
+        info,
+        memory_bytes=info.memory_bytes + runner.state_bytes,
+        vocab_size=model.vocab_size,
+        max_length=model.max_length,
+        slots=runner.slots,
+        buckets=runner.buckets,
+        seconds=(runner.step_seconds,),
+        tokenizer=str(path),
+        stop_tokens=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
+    )
+    return ContinuousBatcher(runner, interrupted), measured

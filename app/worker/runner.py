@@ -38,7 +38,8 @@ class LatentRunner:
         """Warm up every bucket up to `max_batch`, keep the exact ones and measure them.
 
         Raises:
-            ModelFault: the network raises, or its output is not [N, C, H, W] with C in (1, 3, 4).
+            ModelFault: a batch of one raises, or gives anything but finite [N, C, H, W] with C in (1, 3, 4).
+            Exception: whatever a larger batch raises.
         """
         self._model = model
         self._device = device
@@ -82,6 +83,8 @@ class LatentRunner:
                 raise ModelFault(f"decode raises on a batch of one: {error}") from error
         if out.ndim != 4 or out.shape[0] != 1 or out.shape[1] not in IMAGE_CHANNELS:
             raise ModelFault(f"decode gives {list(out.shape)} for one latent; [1, 1 | 3 | 4, H, W] expected")
+        if not bool(torch.isfinite(out).all()):
+            raise ModelFault("decode gives non-finite values for a standard normal latent")
         channels, height, width = out.shape[1:]
         return height, width, channels
 

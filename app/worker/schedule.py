@@ -23,6 +23,8 @@ class Schedule:
         self._lanes = lanes
         self._had = dict.fromkeys(lanes, 0.0)
         self._busy: set[str] = set()
+        self._last = dict.fromkeys(lanes, 0)
+        self._turns = 0
 
     def next(self) -> str | None:
         """The name of the lane that should work now; None when nothing waits anywhere."""
@@ -31,8 +33,10 @@ class Schedule:
             level = min((self._had[other] for other in busy & self._busy), default=0.0)
             self._had[name] = max(self._had[name], level)
         self._busy = busy
-        return min(busy, key=lambda name: (self._had[name], name)) if busy else None
+        return min(busy, key=lambda name: (self._had[name], self._last[name])) if busy else None
 
     def charge(self, name: str, seconds: float) -> None:
         """Count seconds that a lane has just had."""
+        self._turns += 1
+        self._last[name] = self._turns  # of two that are level, the one that did not just work goes next
         self._had[name] += seconds

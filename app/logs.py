@@ -1,0 +1,35 @@
+"""Log lines: plain on a terminal, one JSON object a line elsewhere. Never a prompt, never a key, never a body."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+FIELDS = ("request_id", "method", "route", "model", "status", "milliseconds")
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the fields that a request's line carries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure(level: str) -> None:
+    """Send the service's own lines to standard error; libraries' warnings too."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    handler.setFormatter(plain if sys.stderr.isatty() else JSONFormatter())
+    logging.getLogger().handlers[:] = [handler]
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("genserve").setLevel(level.upper())

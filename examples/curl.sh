@@ -1,0 +1,20 @@
+#!/bin/sh
+# Pictures and text with curl; files go to the current folder. GENSERVE_URL names another server.
+set -eu
+url=${GENSERVE_URL:-http://127.0.0.1:8000}
+json='Content-Type: application/json'
+
+# Four bags on one sheet, each enlarged four times; the same seed gives the same bytes every time.
+curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" \
+    -d '{"n": 4, "seed": 7, "label": "Bag", "scale": 4}' -o bags.png
+
+# A walk between two seeds, one file a step.
+curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" -H 'Accept: application/zip' \
+    -d '{"interpolate": {"from_seed": 1, "to_seed": 2, "steps": 8}, "label": "Sneaker"}' -o walk.zip
+
+# Text in one piece, then as it is made.
+curl -sS --fail-with-body "$url/v1/text/complete" -H "$json" \
+    -d '{"prompt": "HAMLET.\n", "max_tokens": 40, "temperature": 0.8, "seed": 7}'
+echo
+curl -sS --fail-with-body -N "$url/v1/text/complete" -H "$json" \
+    -d '{"prompt": "HAMLET.\n", "max_tokens": 40, "temperature": 0.8, "seed": 7, "stream": true}'

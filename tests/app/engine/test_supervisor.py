@@ -1,0 +1,80 @@
+"""Workers are started, watched and ended, whatever they do."""
+
+import asyncio
+import os
+import socket
+
+from app.engine import supervisor
+from app.engine.jobs import WorkerConfig
+from app.engine.supervisor import Worker, WorkerProcess
+from tests.serving import alive, eventually
+
+
+def ignore(*_):
+    pass
+
+
+class Stubborn:
+    """Never ends unless it is killed."""
+
+    def __init__(self, sock):
+        self.sock, self.killed, self.pid = sock, False, os.getpid()
+
+    def wait(self, timeout):
+        return -9 if self.killed else None
+
+    def kill(self):
+        self.killed = True
+        self.sock.close()
+
+
+async def test_a_worker_that_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 0.01)
+    handles, lost = [], []
+
+    def launch(sock):
+        handles.append(Stubborn(sock))
+        return handles[0]
+
+    worker = Worker(WorkerConfig("weights"), ignore, lost.append)
+    assert worker.pid is None
+    await worker.start(launch)
+    assert worker.pid == os.getpid()
+    assert await worker.stop() == -9
+    assert handles[0].killed
+    await asyncio.sleep(0.01)
+    assert lost == [], "it was asked to end: that is no loss"
+    worker.send({"type": "cancel", "jobs": []})  # and to talk to it is harmless
+
+
+async def test_stopping_what_never_started():
+    assert await Worker(WorkerConfig("weights"), ignore, ignore).stop() is None
+
+
+async def test_a_lost_worker_is_reported_once():
+    lost = []
+    worker = Worker(WorkerConfig("weights"), ignore, lost.append)
+    handles = []
+    await worker.start(lambda sock: handles.append(Stubborn(sock)) or handles[0])
+    handles[0].kill()
+    await eventually(lambda: lost)
+    assert await worker.stop() == -9
+    assert lost == [worker]
+
+
+def test_a_worker_process_ends_when_its_link_closes():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = WorkerProcess(theirs)
+        assert alive(process.pid)
+        assert process.wait(0) is None
+    assert process.wait(60) == 0
+    assert not alive(process.pid)
+
+
+def test_a_worker_process_can_be_killed():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = WorkerProcess(theirs)
+        process.kill()
+        assert process.wait(60) == -9

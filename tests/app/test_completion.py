@@ -1,0 +1,242 @@
+"""Prompts to sequences and chunks to text, with an engine that the test plays itself."""
+
+import dataclasses
+
+import pytest
+
+from app.completion import DEFAULT_MAX_TOKENS, Ask, Completer
+from app.engine.jobs import Chunk, Logprob, ModelInfo, Sampling
+from app.engine.stream import TokenStream
+from app.errors import GenserveError, InvalidField
+from app.latents import MAX_SEED
+from app.schemas import MAX_CHOICES
+from tests import fake_sequences as fakes
+
+
+class PlayedEngine:
+    """Takes the jobs of one request and gives what the test puts."""
+
+    def __init__(self, info):
+        self.info, self.jobs, self.given_up, self.left = info, None, [], 0
+
+    def model(self, name, kind):
+        assert kind == "sequence"
+        return self.info
+
+    def leave(self):
+        self.left += 1
+
+    def stream(self, jobs):
+        self.jobs = jobs
+        self.made = TokenStream(len(jobs), self.given_up.append, self.leave)
+        return self.made
+
+    def put(self, index, tokens, finish=None, logprobs=(), error=None):
+        ids = tuple(tokens.encode()) if isinstance(tokens, str) else tuple(tokens)
+        self.made.put(index, Chunk(index, ids, tuple(logprobs), finish, error))
+
+
+@pytest.fixture
+def engine(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(fakes.tokenizer_file())
+    info = ModelInfo(
+        "m", "sequence", vocab_size=fakes.VOCAB, max_length=64, tokenizer=str(path), stop_tokens=(fakes.EOS,)
+    )
+    return PlayedEngine(info)
+
+
+def begin(engine, prompts=("abc",), n=1, max_tokens=10, seed=7, **fields):
+    sampling = fields.pop("sampling", Sampling())
+    return Completer(engine).begin(Ask(None, prompts, n, max_tokens, seed, sampling, **fields))
+
+
+# requests to jobs
+
+
+async def test_every_choice_is_a_job_with_its_own_seed(engine):
+    completion = await begin(engine, ["the", "xy"], n=3, seed=40)
+    assert [(job.prompt, job.seed) for job in engine.jobs] == [
+        *(((fakes.THE,), 40 + j) for j in range(3)),
+        *(((120, 121), 43 + j) for j in range(3)),
+    ]
+    assert {(job.model, job.max_tokens, job.stop_tokens) for job in engine.jobs} == {("m", 10, (fakes.EOS,))}
+    assert completion.seed == 40
+
+
+async def test_a_seed_is_drawn_when_none_is_given(engine):
+    seeds = {(await begin(engine, n=2, seed=None)).seed for _ in range(20)}
+    assert len(seeds) == 20
+    assert all(0 <= seed < MAX_SEED - 2 for seed in seeds)
+
+
+async def test_an_empty_prompt_begins_a_text(engine):
+    await begin(engine, [""])
+    assert engine.jobs[0].prompt == (fakes.EOS,)
+    engine.info = dataclasses.replace(engine.info, stop_tokens=())
+    await begin(engine, [""])
+    assert engine.jobs[0].prompt == (0,)
+
+
+async def test_ids_are_taken_as_they_are(engine):
+    await begin(engine, [[fakes.EOS, 1, 2]])
+    assert engine.jobs[0].prompt == (fakes.EOS, 1, 2)
+
+
+async def test_max_tokens_is_what_fits_when_it_is_not_said(engine):
+    await begin(engine, [[1] * 60], max_tokens=None)
+    assert engine.jobs[0].max_tokens == 4
+    engine.info = dataclasses.replace(engine.info, max_length=500)
+    await begin(engine, max_tokens=None)
+    assert engine.jobs[0].max_tokens == DEFAULT_MAX_TOKENS
+
+
+@pytest.mark.parametrize("length", [1, 63])
+async def test_a_slot_may_be_filled(engine, length):
+    await begin(engine, [[1] * length], max_tokens=64 - length)
+    assert engine.jobs[0].max_tokens == 64 - length
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "why"),
+    [
+        ({"prompts": [[1] * 64]}, "prompt", "64 tokens leave no room; m holds 64"),
+        ({"prompts": ["x" * 64]}, "prompt", "64 tokens leave no room"),
+        ({"prompts": ["x" * 1_000_000]}, "prompt", "1000000 characters are too many for m"),
+        ({"prompts": [[fakes.VOCAB]]}, "prompt", "must be below 260"),
+        ({"prompts": ["a", "b" * 70]}, "prompt", "70 tokens"),
+        ({"max_tokens": 62}, "max_tokens", "62 after a prompt of 3 tokens exceed the 64 of m"),
+        ({"n": MAX_CHOICES, "prompts": ["a", "b"]}, "n", "2 prompts x 64"),
+        ({"seed": MAX_SEED, "n": 2}, "seed", "must not exceed"),
+        ({"sampling": Sampling(bias=((fakes.VOCAB, 1.0),))}, "logit_bias", "below 260"),
+    ],
+)
+async def test_what_does_not_fit_is_refused_by_name(engine, wrong, field, why):
+    with pytest.raises(InvalidField, match=why) as caught:
+        await begin(engine, **wrong)
+    assert caught.value.field == field
+    assert engine.jobs is None, "nothing was submitted"
+
+
+async def test_the_last_seeds_there_are(engine):
+    await begin(engine, n=2, seed=MAX_SEED - 1)
+    assert [job.seed for job in engine.jobs] == [MAX_SEED - 1, MAX_SEED]
+
+
+# chunks to pieces
+
+
+async def test_text_in_one_piece(engine):
+    completion = await begin(engine, n=2)
+    engine.put(0, "he")
+    engine.put(1, "good")
+    engine.put(0, "llo", "length")
+    engine.put(1, "", "stop")
+    pieces = await completion.whole()
+    assert [(p.index, p.text, p.finish) for p in pieces] == [(0, "hello", "length"), (1, "good", "stop")]
+    assert completion.usage.model_dump() == {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12}
+    assert completion.choices[1].usage.completion_tokens == 4
+    assert (engine.given_up, engine.left) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n", "tokens"), [(["abc"], 5, 3), (["", ""], 3, 2), (["ab", "ab"], 2, 4), ([[1], [1, 2]], 1, 3)]
+)
+async def test_a_prompt_counts_once_however_many_choices_it_gets(engine, prompts, n, tokens):
+    assert (await begin(engine, prompts, n=n)).usage.prompt_tokens == tokens
+
+
+async def test_characters_wait_until_they_are_whole(engine):
+    completion = await begin(engine)
+    smile = "😀".encode()
+    engine.put(0, smile[:2])
+    engine.put(0, smile[2:])
+    engine.put(0, [*b"!", *smile[:1]], "length")
+    assert [p.text async for p in completion.pieces()] == ["😀", "!\ufffd"]
+
+
+async def test_a_stop_string_ends_a_choice_and_frees_its_slot(engine):
+    completion = await begin(engine, n=2, stops=("\n\n", "END"))
+    engine.put(0, "one\n")
+    engine.put(0, "\ntwo")
+    engine.put(1, "xEN")
+    engine.put(1, "Q", "length")
+    pieces = [(p.index, p.text, p.finish) async for p in completion.pieces()]
+    assert pieces == [(0, "one", None), (0, "", "stop"), (1, "x", None), (1, "ENQ", "length")]
+    assert engine.given_up == [0]
+    assert engine.left == 0
+    assert completion.choices[0].tokens == 5, "what was generated up to the stop string, and not after it"
+
+
+async def test_a_stop_string_in_the_last_chunk(engine):
+    completion = await begin(engine, stops=("\ufffd",))
+    engine.put(0, [97, 0xF0], "length")
+    assert [(p.text, p.finish) async for p in completion.pieces()] == [("a", "stop")]
+    assert engine.given_up == []
+
+
+async def test_leaving_early_gives_up_the_rest(engine):
+    completion = await begin(engine, n=3)
+    engine.put(1, "a", "length")
+    pieces = completion.pieces()
+    await anext(pieces)
+    await pieces.aclose()
+    assert sorted(engine.given_up) == [0, 2]
+    assert engine.left == 1
+
+
+async def test_an_error_ends_it(engine):
+    completion = await begin(engine, n=2)
+    engine.put(0, "a")
+    engine.put(1, "", error="the model raised ValueError")
+    with pytest.raises(GenserveError, match="the model raised ValueError"):
+        await completion.whole()
+    assert engine.left == 0
+
+
+# echo and log probabilities
+
+
+async def test_the_prompt_comes_first_when_it_is_asked_for(engine):
+    completion = await begin(engine, ["the thé "], echo=True)
+    engine.put(0, "x", "length")
+    assert [p.text async for p in completion.pieces()] == ["the thé ", "x"]
+    assert not engine.jobs[0].score_prompt
+
+
+async def test_a_stop_string_in_an_echoed_prompt_ends_nothing(engine):
+    completion = await begin(engine, ["a.b"], echo=True, stops=(".",))
+    engine.put(0, "c.d", "length")
+    (piece,) = await completion.whole()
+    assert (piece.text, piece.finish) == ("a.bc", "stop")
+
+
+async def test_scores_of_an_echoed_prompt(engine):
+    completion = await begin(engine, ["the €"], echo=True, sampling=Sampling(logprobs=1))
+    job = engine.jobs[0]
+    assert job.score_prompt
+    assert job.prompt == (fakes.THE, 32, *"€".encode())
+    scored = [Logprob(-0.5 * i, ((65 + i, -0.1),)) for i in range(6)]
+    engine.put(0, [*job.prompt[1:], 33, 34], "length", scored)
+    (piece,) = await completion.whole()
+    assert piece.text == 'the €!"'
+    assert [s.token for s in piece.scored][:2] == ["the", " "]
+    assert [s.logprob for s in piece.scored] == [None, -0.0, -0.5, -1.0, -1.5, -2.0, -2.5]
+    assert [s.top for s in piece.scored][:2] == [None, {"A": -0.1}]
+    assert [s.offset for s in piece.scored] == [0, 3, 4, 4, 4, 5, 6], "into the text that is answered"
+    assert completion.choices[0].tokens == 2
+
+
+async def test_offsets_begin_after_a_prompt_that_is_not_echoed(engine):
+    completion = await begin(engine, ["thé"], sampling=Sampling(logprobs=0))
+    engine.put(0, "ab", "length", [Logprob(-1.0), Logprob(-2.0)])
+    (piece,) = await completion.whole()
+    assert [(s.token, s.offset, s.top) for s in piece.scored] == [("a", 3, {}), ("b", 4, {})]
+
+
+async def test_the_end_of_text_has_a_name_and_no_length(engine):
+    completion = await begin(engine, [""], echo=True, sampling=Sampling(logprobs=0))
+    engine.put(0, "a", "length", [Logprob(-1.0)])
+    (piece,) = await completion.whole()
+    assert piece.text == "a"
+    assert [(s.token, s.offset) for s in piece.scored] == [(fakes.END_OF_TEXT, 0), ("a", 0)]

@@ -1,0 +1,72 @@
+"""Seeds become latents the same way everywhere and for ever: users note their seeds down."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import latents
+
+# Made once, with numpy 2.4. If these change, every seed that a user has noted down is lost.
+GOLDEN = {
+    0: ([0.059911035001277924, 0.015559634193778038, -1.1644384860992432, -0.13264712691307068], 3),
+    1: ([1.091689109802246, 0.45582669973373413, 0.7017897367477417, 0.2849433720111847], 4),
+    7: ([-0.2933390140533447, 1.703830599784851, 1.5391918420791626, 0.6367538571357727], 3),
+    2**53 - 1: ([0.9871067404747009, -0.930456280708313, -0.7308351993560791, 1.0580536127090454], 1),
+}
+SEEDS = st.integers(0, latents.MAX_SEED)
+
+
+@pytest.mark.parametrize("seed", GOLDEN)
+def test_latents_of_a_seed_are_pinned(seed):
+    values, label = GOLDEN[seed]
+    latent, own_label = latents.from_seed(seed, (4,), 10)
+    assert latent.dtype == np.float32
+    np.testing.assert_array_equal(latent, np.array(values, np.float32))
+    assert own_label == label
+
+
+@given(SEEDS, st.integers(0, 20))
+def test_latent_depends_on_the_seed_alone(seed, classes):
+    """Not on the number of classes, so that asking for a label leaves the latent as it is."""
+    latent, label = latents.from_seed(seed, (3, 2), classes)
+    again, _ = latents.from_seed(seed, (3, 2), 0)
+    np.testing.assert_array_equal(latent, again)
+    assert 0 <= label < max(classes, 1)
+
+
+def test_neighbouring_seeds_are_unrelated():
+    z = np.stack([latents.from_seed(seed, (64,), 0)[0] for seed in range(200)])
+    correlation = np.corrcoef(z) - np.eye(200)
+    assert abs(correlation).max() < 0.6  # 64 numbers: 6 standard deviations would be 0.75
+    assert abs(z.mean()) < 0.05
+    assert abs(z.std() - 1) < 0.05
+
+
+def test_every_label_is_drawn():
+    labels = [latents.from_seed(seed, (2,), 10)[1] for seed in range(300)]
+    assert min(np.bincount(labels, minlength=10)) > 10
+
+
+@given(SEEDS, SEEDS, st.integers(2, 64))
+def test_interpolation_keeps_ends_and_finiteness(first, second, steps):
+    a, b = (latents.from_seed(seed, (8,), 0)[0] for seed in (first, second))
+    path = latents.interpolate(a, b, steps)
+    assert path.shape == (steps, 8)
+    assert path.dtype == np.float32
+    assert np.isfinite(path).all()
+    np.testing.assert_allclose(path[0], a, atol=1e-5)
+    np.testing.assert_allclose(path[-1], b, atol=1e-5)
+
+
+def test_interpolation_follows_the_arc():
+    """Half-way between two orthogonal vectors of length 1 lies a vector of length 1, not of length 0.7."""
+    a, b = np.eye(2, dtype=np.float32)
+    middle = latents.interpolate(a, b, 3)[1]
+    np.testing.assert_allclose(middle, [0.5**0.5] * 2, rtol=1e-6)
+
+
+def test_interpolation_between_parallel_vectors_is_straight():
+    a = np.array([1.0, 2.0], np.float32)
+    np.testing.assert_allclose(latents.interpolate(a, 3 * a, 3), [a, 2 * a, 3 * a])
+    np.testing.assert_array_equal(latents.interpolate(a, a, 2), [a, a])

@@ -1,0 +1,224 @@
+"""No row is lost, doubled or swapped, whatever is submitted, cancelled or poisoned, and nobody starves."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.engine.jobs import LatentJob
+from app.worker.dynamic import OVERLAP_ROWS, TURN_ROWS, DynamicBatcher
+
+RAISE, NAN = 1000.0, 2000.0
+
+
+class EchoRunner:
+    """Paints the two numbers of a latent and the label as a picture of 1x1x3."""
+
+    def __init__(self, buckets=(4, 8, 16)):
+        self.buckets = buckets
+        self.batches = []
+
+    def bucket_for(self, rows):
+        return next(size for size in self.buckets if size >= rows)
+
+    def decode(self, latents, labels):
+        assert 1 <= len(labels) <= self.buckets[-1]
+        self.batches.append(len(labels))
+        if (latents == RAISE).any():
+            raise ValueError("a poisoned latent")
+        pictures = np.stack([latents[:, 0], latents[:, 1], labels], axis=1).astype(np.uint8)[:, None, None]
+        return pictures, ~(latents == NAN).any(axis=1)
+
+
+def job(number, rows, **poison):
+    latents = np.array([[number, i] for i in range(rows)], np.float32)
+    for row, value in poison.get("poison", {}).items():
+        latents[row] = value
+    return LatentJob("echo", latents, np.arange(rows, dtype=np.int64) % 10)
+
+
+def expected(number, start, count):
+    return [[number, i, i % 10] for i in range(start, start + count)]
+
+
+def good_rows(result):
+    """Each good part with its pictures' three numbers."""
+    start = 0
+    for part in result.parts:
+        count = 0 if part.error else part.count
+        yield part, result.pictures[start : start + count].reshape(-1, 3).tolist() if count else []
+        start += count
+    assert start == len(result.pictures)
+
+
+def drain(batcher):
+    """Tick until nothing waits; rows and errors by job."""
+    rows, errors = {}, {}
+    while batcher.waiting:
+        for part, pictures in good_rows(batcher.tick()):
+            if part.error:
+                errors[part.job] = part.error
+            else:
+                assert pictures == expected(part.job, part.offset, part.count)
+                rows.setdefault(part.job, []).extend(range(part.offset, part.offset + part.count))
+    return rows, errors
+
+
+def test_a_lone_row_is_computed_at_once():
+    runner = EchoRunner()
+    batcher = DynamicBatcher(runner)
+    batcher.submit(1, job(1, 1))
+    result = batcher.tick()
+    assert (result.rows, result.padding, batcher.waiting) == (1, 3, 0)
+    assert [pictures for _, pictures in good_rows(result)] == [expected(1, 0, 1)]
+    assert result.waited[0] >= 0
+    assert result.seconds >= 0
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(1, 1), (8, 8), (9, 8), (16, 8), (17, 9), (30, 15), (32, 16), (64, 16)])
+def test_half_is_left_for_the_next_batch(rows, batch):
+    """So that the device works while answers are being written, and never more than the largest bucket."""
+    batcher = DynamicBatcher(EchoRunner())
+    batcher.submit(1, job(1, rows))
+    assert batcher.tick().rows == batch
+    assert batcher.waiting == rows - batch
+
+
+def test_small_jobs_are_not_held_up_by_a_large_one():
+    batcher = DynamicBatcher(EchoRunner((8,)))
+    batcher.submit(1, job(1, 64))
+    batcher.submit(2, job(2, 1))
+    batches = 0
+    while True:
+        batches += 1
+        if any(part.job == 2 for part in batcher.tick().parts):
+            break
+    assert batches <= 2
+
+
+def test_turns_interleave_in_one_batch():
+    batcher = DynamicBatcher(EchoRunner((32,)))
+    for number in (1, 2, 3):
+        batcher.submit(number, job(number, 20))
+    counts = {part.job: part.count for part in batcher.tick().parts}
+    assert counts == {1: 14, 2: 8, 3: 8}  # 30 rows: a turn of 8 each, then the first has its second turn
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=8), st.sampled_from([(1,), (4, 8, 16), (64,)]))
+def test_every_row_comes_once_and_is_its_own(sizes, buckets):
+    batcher = DynamicBatcher(EchoRunner(buckets))
+    for number, rows in enumerate(sizes):
+        batcher.submit(number, job(number, rows))
+    rows, errors = drain(batcher)
+    assert not errors
+    assert {number: sorted(found) for number, found in rows.items()} == {n: list(range(r)) for n, r in enumerate(sizes)}
+
+
+def test_a_cancelled_job_is_not_computed():
+    runner = EchoRunner()
+    batcher = DynamicBatcher(runner)
+    batcher.submit(1, job(1, 20))
+    batcher.submit(2, job(2, 3))
+    batcher.cancel({1, 99})
+    assert batcher.waiting == 3
+    assert drain(batcher) == ({2: [0, 1, 2]}, {})
+    assert runner.batches == [3]
+
+
+def test_the_rest_of_a_half_computed_job_is_dropped():
+    batcher = DynamicBatcher(EchoRunner())
+    batcher.submit(1, job(1, 64))
+    batcher.tick()
+    batcher.cancel({1})
+    assert batcher.waiting == 0
+
+
+@pytest.mark.parametrize("poison", [RAISE, NAN])
+@pytest.mark.parametrize("row", [0, 3, 6])
+def test_only_the_culprit_fails(poison, row):
+    """Four peers fail all seven."""
+    batcher = DynamicBatcher(EchoRunner((8,)))
+    for number in range(7):
+        batcher.submit(number, job(number, 1, poison={0: poison} if number == row else {}))
+    rows, errors = drain(batcher)
+    assert set(errors) == {row}
+    assert set(rows) == set(range(7)) - {row}
+    assert ("ValueError" if poison == RAISE else "not finite") in errors[row]
+
+
+def test_nothing_of_the_exception_but_its_name_is_told():
+    """Its message may hold paths or another user's values."""
+    batcher = DynamicBatcher(EchoRunner())
+    batcher.submit(1, job(1, 1, poison={0: RAISE}))
+    _, errors = drain(batcher)
+    assert errors == {1: "the model raised ValueError"}
+
+
+def test_a_batch_of_culprits_fails_whole():
+    batcher = DynamicBatcher(EchoRunner((8,)))
+    batcher.submit(1, job(1, 8, poison=dict.fromkeys(range(8), RAISE)))
+    result = batcher.tick()
+    assert [part.error for part in result.parts] == ["the model raised ValueError"]
+    assert len(result.pictures) == 0
+
+
+@given(st.dictionaries(st.integers(0, 15), st.sampled_from([RAISE, NAN]), max_size=8))
+def test_any_set_of_culprits(poison):
+    batcher = DynamicBatcher(EchoRunner((16,)))
+    for number in range(16):
+        batcher.submit(number, job(number, 1, poison={0: poison[number]} if number in poison else {}))
+    rows, errors = drain(batcher)
+    assert set(errors) == set(poison)
+    assert set(rows) == set(range(16)) - set(poison)
+
+
+class Random(RuleBasedStateMachine):
+    """Random submissions, cancellations and ticks against a plain account of what is still owed."""
+
+    @initialize(buckets=st.sampled_from([(1,), (2, 4), (4, 8, 16), (64,)]))
+    def start(self, buckets):
+        self.batcher, self.next_number = DynamicBatcher(EchoRunner(buckets)), 1
+        self.owed: dict[int, list[int]] = {}
+        self.waited: dict[int, int] = {}
+        self.largest = buckets[-1]
+
+    @rule(rows=st.integers(1, 64))
+    @precondition(lambda self: self.next_number < 200)  # a picture holds the number as a byte
+    def submit(self, rows):
+        self.batcher.submit(self.next_number, job(self.next_number, rows))
+        self.owed[self.next_number], self.waited[self.next_number] = list(range(rows)), 0
+        self.next_number += 1
+
+    @rule(data=st.data())
+    def cancel(self, data):
+        numbers = data.draw(st.sets(st.sampled_from([*self.owed, 10_000])))
+        self.batcher.cancel(numbers)
+        self.owed = {number: rows for number, rows in self.owed.items() if number not in numbers}
+
+    @rule()
+    @precondition(lambda self: self.batcher.waiting)
+    def tick(self):
+        ahead = len(self.owed)
+        result = self.batcher.tick()
+        assert 1 <= result.rows <= self.largest
+        served = set()
+        for part, pictures in good_rows(result):
+            assert pictures == expected(part.job, part.offset, part.count)
+            taken = list(range(part.offset, part.offset + part.count))
+            assert self.owed[part.job][: part.count] == taken, "in order, once each"
+            del self.owed[part.job][: part.count]
+            served.add(part.job)
+        self.owed = {number: rows for number, rows in self.owed.items() if rows}
+        for number in self.owed:
+            self.waited[number] = 0 if number in served else self.waited[number] + 1
+            turns_a_batch = max(1, min(self.largest, OVERLAP_ROWS) // TURN_ROWS)
+            assert self.waited[number] <= ahead * TURN_ROWS / min(self.largest, TURN_ROWS) / turns_a_batch + ahead
+
+    @invariant()
+    def counts_agree(self):
+        assert self.batcher.waiting == sum(map(len, self.owed.values()))
+
+
+TestRandom = Random.TestCase
+TestRandom.settings = settings(max_examples=60, stateful_step_count=30)

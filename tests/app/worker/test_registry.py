@@ -1,0 +1,205 @@
+"""From a folder to warmed lanes, or to one clear refusal."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from app.engine.jobs import LatentJob, WorkerConfig
+from app.worker import registry
+from app.worker.registry import RegistryError
+from tests import fakes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tmp_path):
+    fakes.write(tmp_path / "weights", "beta")
+    fakes.write(tmp_path / "weights", "alpha", "small-batches-differ", image_channels=3)
+    return WorkerConfig(str(tmp_path / "weights"), device="cpu", max_batch=8)
+
+
+def with_(config, **changes):
+    return dataclasses.replace(config, **changes)
+
+
+def folder(config, name):
+    return registry.Path(config.weights) / name
+
+
+def test_all_models_are_loaded_warmed_and_described(config):
+    loaded = registry.load(config)
+    assert list(loaded.lanes) == ["alpha", "beta"]
+    alpha, beta = loaded.models
+    assert (alpha.name, alpha.architecture, alpha.kind) == ("alpha", "small-batches-differ", "latent")
+    assert (alpha.buckets, beta.buckets) == ((4, 8), (1, 2, 4, 8))
+    assert (alpha.image_shape, alpha.latent_shape, alpha.num_classes) == ((4, 4, 3), (4,), 10)
+    assert (alpha.parameters, alpha.memory_bytes) == (4, 16)
+    assert alpha.labels == fakes.LABELS
+    assert alpha.card == {"license": "none"}
+    assert len(alpha.digest) == 64
+    assert alpha.created == int((folder(config, "alpha") / "model.safetensors").stat().st_mtime)
+    assert alpha.error is None
+    assert loaded.runtime.device == "cpu"
+    assert loaded.runtime.dtype == "float32"
+    assert loaded.runtime.torch == torch.__version__
+    assert loaded.runtime.threads == torch.get_num_threads()
+
+
+def test_lanes_make_pictures(config):
+    lane = registry.load(config).lanes["beta"]
+    latents = np.array([[0.5, -0.5, 0, 1]], np.float32)
+    lane.submit(1, LatentJob("beta", latents, np.array([3])))
+    np.testing.assert_array_equal(lane.tick().pictures, fakes.echo(latents, np.array([3])))
+
+
+def test_names_choose(config):
+    assert list(registry.load(with_(config, models=("beta",))).lanes) == ["beta"]
+    with pytest.raises(RegistryError, match=r"no weights folder gamma, delta \(found: alpha, beta\)"):
+        registry.load(with_(config, models=("gamma", "beta", "delta")))
+
+
+def test_files_and_other_folders_are_no_models(config):
+    (folder(config, "README.md")).write_text("hello")
+    (folder(config, "notes")).mkdir()
+    assert list(registry.load(config).lanes) == ["alpha", "beta"]
+
+
+def test_no_models(config, tmp_path):
+    with pytest.raises(RegistryError, match="can't be read: No such file"):
+        registry.load(with_(config, weights=str(tmp_path / "nowhere")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RegistryError, match="holds no weights folder"):
+        registry.load(with_(config, weights=str(tmp_path / "empty")))
+
+
+def _flip_last_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+FAULTS = {
+    "missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
+    "truncated": (lambda f: (f / "model.safetensors").write_bytes(b"x"), "truncated or replaced"),
+    "tampered": (lambda f: _flip_last_byte(f / "model.safetensors"), "tampered with"),
+    "config": (lambda f: (f / "config.json").write_text("{"), "config.json: unreadable"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_folder_stops_the_start(config, fault):
+    break_it, cause = FAULTS[fault]
+    break_it(folder(config, "alpha"))
+    with pytest.raises(RegistryError, match=cause) as caught:
+        registry.load(config)
+    assert str(folder(config, "alpha")) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_folder_is_skipped_on_request(config, fault, caplog):
+    break_it, cause = FAULTS[fault]
+    break_it(folder(config, "alpha"))
+    loaded = registry.load(with_(config, skip_broken=True))
+    assert list(loaded.lanes) == ["beta"]
+    assert [model.name for model in loaded.models] == ["alpha", "beta"]
+    assert cause in loaded.models[0].error
+    assert cause in caplog.text
+
+
+def test_nothing_but_broken_folders_stops_the_start(config):
+    shutil.rmtree(folder(config, "beta"))
+    (folder(config, "alpha") / "model.safetensors").unlink()
+    with pytest.raises(RegistryError, match="no model could be loaded"):
+        registry.load(with_(config, skip_broken=True))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cause"),
+    [
+        ("wrong-shape", "decode gives"),
+        ("not-a-tensor", "gamma: "),
+        ("raises-alone", "a lone row"),
+        ("raises-in-large-batches", "out of memory"),
+        ("never-finite", "non-finite"),
+        ("no-protocol", "no-protocol lacks latent_shape"),
+        ("echo-tokens", "echo-tokens"),
+    ],
+)
+def test_networks_that_break_their_protocol(config, architecture, cause):
+    """An operator's own network must not take the worker down with a traceback."""
+    fakes.write(folder(config, ""), "gamma", architecture)
+    with pytest.raises(RegistryError, match=cause) as caught:
+        registry.load(config)
+    assert "gamma" in str(caught.value)
+    assert list(registry.load(with_(config, skip_broken=True)).lanes) == ["alpha", "beta"]
+
+
+def test_labels_must_fit_the_classes(config):
+    """A name beyond them would be an index out of range, which on CUDA takes the whole device down."""
+    fakes.write(folder(config, ""), "gamma", labels=(*fakes.LABELS, "one more"))
+    with pytest.raises(RegistryError, match="gamma: 11 labels where the network has 10 classes"):
+        registry.load(config)
+
+
+def test_memory_is_refused_with_a_table(config):
+    with pytest.raises(RegistryError, match="do not fit on cpu") as caught:
+        registry.load(with_(config, memory_limit=1))
+    lines = str(caught.value).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["alpha", "beta", "needed", "available"]
+    assert all(line.endswith("MiB") for line in lines[1:])
+
+
+def test_available_memory_heeds_the_control_group(tmp_path, monkeypatch):
+    total = registry.available_bytes(CPU)
+    assert 0 < total < 1 << 50
+    limit, used = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(registry, "CGROUP_LIMIT", limit)
+    monkeypatch.setattr(registry, "CGROUP_USED", used)
+    limit.write_text("5000\n")
+    used.write_text("1000\n")
+    assert registry.available_bytes(CPU) == 4000
+    limit.write_text("max\n")
+    assert registry.available_bytes(CPU) > 4000
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert registry.resolve_device("auto") == CPU
+    assert registry.resolve_device("cpu") == CPU
+    with pytest.raises(RegistryError, match=r"device cuda:1: this torch .* sees no CUDA device"):
+        registry.resolve_device("cuda:1")
+
+
+def test_cuda_devices_are_deterministic_and_counted(monkeypatch):
+    """Played with a torch that claims to see one device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Fake {device}")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    device = registry.resolve_device("auto")
+    assert device.type == "cuda"
+    assert torch.backends.cudnn.deterministic
+    assert registry.describe(device).device == "Fake cuda"
+    assert registry.available_bytes(device) == 7
+    with pytest.raises(RegistryError, match="only 1 CUDA devices"):
+        registry.resolve_device("cuda:1")
+
+
+def test_threads(config):
+    before = torch.get_num_threads()
+    try:
+        assert registry.load(with_(config, threads=1)).runtime.threads == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_operator_s_module(config):
+    assert registry.load(with_(config, models_module="tests.fakes")).lanes
+    with pytest.raises(RegistryError, match="GENSERVE_MODELS_MODULE=no_such_module"):
+        registry.load(with_(config, models_module="no_such_module"))

@@ -1,0 +1,234 @@
+"""A tiny data set on disk, a tiny judge, and recipes for them: everything that a run needs, in milliseconds."""
+
+import copy
+import gzip
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import checkpoint
+from training.data import FILES, Dataset, load_dataset
+from training.judge import ARCHITECTURE, ConvJudge, Judge, load_judge
+from training.recipe import Recipe, parse_recipe
+from training.run import Run
+from training.text import TextDataset, load_text_dataset
+
+SIDE, CLASSES = 8, 3
+LABELS = ["left", "right", "bottom"]
+JUDGE_CONFIG = {"num_classes": CLASSES, "channels": [8, 8], "features": 6, "image_size": SIDE, "image_channels": 1}
+GENERATOR_CONFIG = {
+    "latent_dim": 4,
+    "num_classes": CLASSES,
+    "embedding_dim": 4,
+    "channels": [8, 8],
+    "base_size": 4,
+    "image_channels": 1,
+}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "classifier": {
+        "kind": "classifier",
+        "betas": [0.9, 0.999],
+        "weight_decay": 0.01,
+        "label_smoothing": 0.0,
+        "half": "both",
+    },
+    "gan": {
+        "kind": "gan",
+        "betas": [0.0, 0.99],
+        "gamma": 1.0,
+        "penalty_every": 4,
+        "judge": "",
+        "discriminator": {"num_classes": CLASSES, "channels": [8, 8], "image_size": SIDE, "image_channels": 1},
+    },
+    "vae": {
+        "kind": "vae",
+        "betas": [0.9, 0.999],
+        "kl_warmup": 5,
+        "judge": "",
+        "guide": "",
+        "guide_weight": 1.0,
+        "guide_every": 3,
+        "guide_from": 2,
+    },
+    "language": {
+        "kind": "language",
+        "betas": [0.9, 0.95],
+        "weight_decay": 0.1,
+        "warmup": 4,
+        "floor": 0.1,
+        "clip": 1.0,
+        "peer": "",
+    },
+}
+MODELS = {
+    "classifier": {"architecture": ARCHITECTURE, "config": JUDGE_CONFIG},
+    "gan": {"architecture": "conv-gan", "config": GENERATOR_CONFIG},
+    "vae": {"architecture": "conv-vae", "config": GENERATOR_CONFIG},
+    "language": {
+        "architecture": "gpt",
+        "config": {"vocab_size": 280, "max_length": 48, "width": 16, "layers": 1, "heads": 2},
+    },
+}
+
+
+def pack_idx(array: np.ndarray) -> bytes:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
+
+
+def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures with one bright half, which half is the class, and noise."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    pictures = random.integers(0, 60, (count, SIDE, SIDE))
+    for picture, label in zip(pictures, labels, strict=True):
+        half = [np.s_[:, :4], np.s_[:, 4:], np.s_[4:, :]][label]
+        picture[half] += 150
+    return pictures, labels
+
+
+WORDS = ["the", "king", "and", "queen", "of", "night", "shall", "speak", "to", "no", "man", "but", "thee", "o", "heart"]
+
+
+def write(words: int, seed: int) -> str:
+    """Lines of words, in an order that can be learnt a little."""
+    random = np.random.default_rng(seed)
+    places = np.cumsum(random.integers(1, 4, words)) % len(WORDS)
+    lines = [" ".join(WORDS[place] for place in places[i : i + 8]) for i in range(0, words, 8)]
+    return "\n".join(lines) + ".\n"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("halves")
+    arrays = (*draw(96, seed=1), *draw(48, seed=2))
+    for name, array in zip(FILES, arrays, strict=True):
+        (folder / name).write_bytes(pack_idx(array))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("works")
+    for seed, name in enumerate(("comedy", "history", "sonnets", "tragedy")):
+        (folder / f"{name}.txt").write_text(write(300, seed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judges") / "halves"
+    torch.manual_seed(3)
+    checkpoint.save(folder, ConvJudge(**JUDGE_CONFIG), architecture=ARCHITECTURE, config=JUDGE_CONFIG)
+    return folder
+
+
+@pytest.fixture
+def judge(judge_folder: Path) -> Judge:
+    return load_judge(judge_folder)
+
+
+@pytest.fixture
+def raw_recipe(
+    data_folder: Path, text_folder: Path, judge_folder: Path, tmp_path: Path
+) -> Callable[[str], dict[str, Any]]:
+    """A recipe as TOML would give it: what may differ between tests is changed in the dict."""
+
+    pictures = {"name": "halves", "path": str(data_folder), "license": "MIT", "labels": LABELS}
+    texts = {
+        "kind": "text",
+        "name": "works",
+        "path": str(text_folder),
+        "license": "MIT",
+        "files": "*.txt",
+        "validation": ["comedy"],
+        "held_out": ["tragedy"],
+        "vocab_size": 280,
+        "window": 24,
+    }
+
+    def make(kind: str) -> dict[str, Any]:
+        objective = copy.deepcopy(OBJECTIVES[kind])
+        if "judge" in objective:
+            objective["judge"] = str(judge_folder)
+        return {
+            "name": f"tiny-{kind}",
+            "description": "Halves, bright and dark.",
+            "license": "Apache-2.0",
+            "export": str(tmp_path / "export" / f"tiny-{kind}"),
+            "seed": 5,
+            "steps": 20,
+            "batch_size": 16,
+            "learning_rate": 2e-3,
+            "ema_decay": 0.9,
+            "precision": "bf16",
+            "threads": 1,
+            "device": "cpu",
+            "data": copy.deepcopy(texts if kind == "language" else pictures),
+            "model": copy.deepcopy(MODELS[kind]),
+            "objective": objective,
+            "every": {"log": 2, "evaluate": 8, "snapshot": 7},
+            "guards": {"max_rollbacks": 2, "min_class_share": 0.2, "collapse_patience": 2},
+            "gates": {},
+        }
+
+    return make
+
+
+@pytest.fixture
+def recipe(raw_recipe: Callable[[str], dict[str, Any]]) -> Callable[..., Recipe]:
+    """`recipe("gan", steps=5)`: a tiny recipe with top-level keys replaced."""
+
+    def make(kind: str, **changes: Any) -> Recipe:
+        return parse_recipe({**raw_recipe(kind), **changes})
+
+    return make
+
+
+@pytest.fixture
+def recipe_file(raw_recipe: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
+    """The same as a TOML file."""
+
+    def make(kind: str, **changes: Any) -> Path:
+        path = tmp_path / f"tiny-{kind}.toml"
+        path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in {**raw_recipe(kind), **changes}.items()))
+        return path
+
+    return make
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+@pytest.fixture
+def dataset(recipe: Callable[..., Recipe]) -> Dataset:
+    return load_dataset(recipe("gan").data)
+
+
+@pytest.fixture
+def texts(recipe: Callable[..., Recipe]) -> TextDataset:
+    return load_text_dataset(recipe("language").data)
+
+
+@pytest.fixture
+def make_run(dataset: Dataset, texts: TextDataset, tmp_path: Path) -> Callable[..., Run]:
+    """A run in a folder of its own, not started."""
+
+    def make(recipe: Recipe, folder: str = "run") -> Run:
+        return Run(recipe, tmp_path / folder, texts if recipe.objective.kind == "language" else dataset)
+
+    return make

@@ -1,0 +1,116 @@
+import re
+import subprocess
+
+import pytest
+import torch
+
+from models.checkpoint import ModelConfig
+from training import card as cards
+from training import quality
+
+CARD = {
+    "description": "Halves.",
+    "license": "Apache-2.0",
+    "training_data": {"name": "halves", "license": "MIT", "sha256": {"train.gz": "ab" * 32}},
+    "recipe": "tiny.toml",
+    "commit": None,
+    "steps": 1234,
+    "seconds": 600,
+    "machine": "abacus",
+    "gates": {"fd_clf": {"max": 25.0}, "class_accuracy": {"min": 0.85}},
+    "metrics": {"fd_clf": 12.345, "class_accuracy": 0.9},
+    "evaluation": {"count": 10000, "seed": 0, "judge": "0123456789abcdef"},
+}
+
+
+def config(card):
+    return ModelConfig("conv-gan", {}, "cd" * 32, 100, ("left", "right"), card)
+
+
+def test_every_metric_is_explained():
+    assert cards.MEANINGS.keys() == {name for names in quality.METRICS.values() for name in names}
+
+
+def test_the_readme_names_all_that_a_card_must():
+    text = cards.render("tiny", config(CARD))
+    for part in (
+        "# tiny",
+        "Halves.",
+        "| fd_clf | 12.35 | max 25 |",
+        "| class_accuracy | 0.9 | min 0.85 |",
+        "10,000 unpicked",
+        "0123456789abcdef",
+        "1,234",
+        "10 min",
+        "abacus",
+        "ab" * 32,
+        "cd" * 32,
+        "tiny.toml",
+        "not committed at the time",
+        "left, right",
+        "Apache-2.0",
+        "MIT",
+        "## Intended use and limits",
+    ):
+        assert part in text, part
+
+
+def test_a_guide_is_not_hidden():
+    assert "guide" not in cards.render("tiny", config(CARD))
+    assert "| guide | `fedcba`" in cards.render("tiny", config({**CARD, "guide": "fedcba"}))
+
+
+def test_the_readme_of_a_classifier_shows_no_samples():
+    card = {**CARD, "metrics": {"accuracy": 0.93}, "gates": {}, "evaluation": {"count": 10000}}
+    text = cards.render("judge", config(card))
+    assert "samples" not in text
+    assert "| accuracy | 0.93 |" in text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "missed"),
+    [
+        ({"fd_clf": 25.0, "class_accuracy": 0.85}, []),
+        ({"fd_clf": 25.1, "class_accuracy": 0.85}, ["fd_clf is 25.1, max 25 wanted"]),
+        ({"fd_clf": float("nan"), "class_accuracy": 0.9}, ["fd_clf is nan, max 25 wanted"]),
+        ({"class_accuracy": 0.5}, ["fd_clf is not measured, max 25 wanted", "class_accuracy is 0.5, min 0.85 wanted"]),
+    ],
+)
+def test_missed_gates(metrics, missed):
+    assert cards.missed_gates({**CARD, "metrics": metrics}) == missed
+
+
+def test_a_card_without_gates_misses_none():
+    assert cards.missed_gates({"metrics": {}}) == []
+
+
+def test_the_table_has_a_line_a_metric():
+    lines = cards.table("tiny", CARD).splitlines()
+    assert lines[0] == "tiny"
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["fd_clf", "12.35", "max", "25"],
+        ["class_accuracy", "0.9", "min", "0.85"],
+    ]
+
+
+def test_rounding_keeps_five_digits():
+    assert cards.rounded({"a": 0.123456789, "b": 12345.678}) == {"a": 0.12346, "b": 12346.0}
+
+
+def test_the_commit_is_a_hash_or_none(monkeypatch, tmp_path):
+    found = cards.commit()
+    assert found is None or re.fullmatch(r"[0-9a-f]{40}", found)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert cards.commit() is None
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert cards.commit() is None  # nothing committed yet
+    monkeypatch.setenv("PATH", "")
+    assert cards.commit() is None
+
+
+def test_the_machine_is_named():
+    said = cards.machine(torch.device("cpu"), 2)
+    assert "2 threads" in said
+    assert torch.__version__ in said
+    assert "1 thread," in cards.machine(torch.device("cpu"), 1)

@@ -1,0 +1,100 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from models import checkpoint
+from models.protocols import LatentModel
+from training import quality
+from training.errors import TrainingError
+from training.judge import ConvJudge, load_judge
+from training.publish import publish
+
+
+@pytest.fixture
+def finished(make_run, recipe, monkeypatch):
+    """A run of two steps; 48 pictures instead of 10,000 are measured."""
+    monkeypatch.setattr("training.publish.COUNT", 48)
+
+    def make(kind, **changes):
+        run = make_run(recipe(kind, steps=2, **changes))
+        run.start()
+        run.train(lambda: run.finished, lambda progress, values: None)
+        return run
+
+    return make
+
+
+def card_of(folder):
+    return json.loads((folder / "config.json").read_text())["card"]
+
+
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+def test_a_weights_folder_is_complete_and_can_be_served(finished, tmp_path, kind):
+    run = finished(kind, gates={"class_accuracy": {"min": 0.0}})
+    publish(run, tmp_path / "tiny.toml")
+    folder = tmp_path / "export" / f"tiny-{kind}"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md", "samples.png"}
+    loaded = checkpoint.load(folder)
+    assert isinstance(loaded.model, LatentModel)
+    assert loaded.config.labels == ("left", "right", "bottom")
+    expected = {name: tensor.half().float() for name, tensor in run.objective.ema.state_dict().items()}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+def test_the_card_says_what_was_done_and_measured(finished, tmp_path):
+    run = finished("gan", gates={"fd_clf": {"max": 1e9}})
+    publish(run, tmp_path / "tiny.toml")
+    card = card_of(tmp_path / "export" / "tiny-gan")
+    assert card["training_data"] == {"name": "halves", "license": "MIT", "sha256": dict(run.dataset.sha256)}
+    assert (card["recipe"], card["steps"], card["license"]) == ("tiny.toml", 2, "Apache-2.0")
+    assert card["gates"] == {"fd_clf": {"max": 1e9}}
+    assert set(card["metrics"]) == set(quality.METRICS["gan"])
+    assert card["evaluation"]["count"] == 48
+    assert card["evaluation"]["judge"] == load_judge(run.recipe.objective.judge).digest
+
+
+def test_the_card_names_the_guide_that_steered(finished, raw_recipe, judge_folder, tmp_path):
+    guide = tmp_path / "guide"
+    shutil.copytree(judge_folder, guide)
+    publish(finished("vae", objective=raw_recipe("vae")["objective"] | {"guide": str(guide)}), tmp_path / "tiny.toml")
+    assert card_of(tmp_path / "export" / "tiny-vae")["guide"] == load_judge(guide).digest
+
+
+def test_a_missed_gate_refuses_the_export_and_keeps_the_candidate(finished, tmp_path):
+    gates = {"fd_clf": {"max": 1e9}, "class_accuracy": {"min": 1.01}}
+    run = finished("gan", gates=gates)
+    with pytest.raises(
+        TrainingError, match=r"gates missed: class_accuracy is 0\.\d+, min 1\.01 wanted; nothing exported"
+    ):
+        publish(run, tmp_path / "tiny.toml")
+    assert not (tmp_path / "export").exists()
+    assert set(card_of(run.folder / "candidate" / "tiny-gan")["metrics"]) == set(quality.METRICS["gan"])
+
+
+def test_a_missed_gate_leaves_what_was_exported_before(finished, tmp_path):
+    publish(finished("gan"), tmp_path / "tiny.toml")
+    folder = tmp_path / "export" / "tiny-gan"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    worse = finished_again(finished, tmp_path)
+    with pytest.raises(TrainingError, match="gates missed"):
+        publish(worse, tmp_path / "tiny.toml")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def finished_again(finished, tmp_path):
+    (tmp_path / "run" / "snapshot.pt").unlink()
+    return finished("gan", seed=6, gates={"class_accuracy": {"min": 1.01}})
+
+
+def test_a_judge_is_published_with_features_of_unit_variance(finished, tmp_path):
+    run = finished("classifier", gates={"accuracy": {"min": 0.0}})
+    publish(run, tmp_path / "tiny.toml")
+    folder = tmp_path / "export" / "tiny-classifier"
+    judge = load_judge(folder)
+    assert isinstance(judge.network, ConvJudge)
+    features = judge.opinion(run.dataset.train.batch(torch.arange(96)).samples).features
+    assert features.var(0).mean() == pytest.approx(1, rel=0.05)  # the weights were rounded to fp16
+    assert not (folder / "samples.png").exists()
+    assert card_of(folder)["metrics"].keys() == {"accuracy"}

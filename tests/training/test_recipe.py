@@ -1,0 +1,124 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from training.errors import TrainingError
+from training.recipe import GanRecipe, Gate, parse_recipe, read_recipe
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_committed_recipes_are_valid_and_named_like_their_files(path):
+    assert read_recipe(path).name == path.stem
+
+
+def test_there_are_recipes_for_the_committed_weights():
+    assert {path.stem for path in RECIPES.glob("*.toml")} >= {"fashion-gan", "fashion-vae", "fashion-judge"}
+
+
+def test_values_arrive_with_their_types(raw_recipe):
+    recipe = parse_recipe({**raw_recipe("gan"), "learning_rate": 1, "gates": {"fd_clf": {"max": 25}}})
+    assert isinstance(recipe.learning_rate, float)
+    assert isinstance(recipe.objective, GanRecipe)
+    assert recipe.objective.betas == (0.0, 0.99)
+    assert recipe.data.labels == ("left", "right", "bottom")
+    assert recipe.gates == {"fd_clf": Gate("max", 25.0)}
+
+
+@pytest.mark.parametrize("kind", ["classifier", "gan", "vae", "language"])
+def test_a_recipe_survives_json(raw_recipe, kind):
+    recipe = parse_recipe({**raw_recipe(kind), "gates": {"class_accuracy": {"min": 0.5}}})
+    assert parse_recipe(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    "key", ["seed", "data.path", "objective.gamma", "every.log", "model.architecture", "guards.max_rollbacks"]
+)
+def test_a_missing_key_is_named(raw_recipe, key):
+    raw = raw_recipe("gan")
+    table, _, last = key.rpartition(".")
+    del (raw[table] if table else raw)[last]
+    with pytest.raises(TrainingError, match=f"missing key {key}"):
+        parse_recipe(raw)
+
+
+@pytest.mark.parametrize("key", ["sede", "data.paht", "objective.gama", "every.logs"])
+def test_an_unknown_key_is_named(raw_recipe, key):
+    raw = raw_recipe("gan")
+    table, _, last = key.rpartition(".")
+    (raw[table] if table else raw)[last] = 1
+    with pytest.raises(TrainingError, match=f"unknown key {key} .known: "):
+        parse_recipe(raw)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("steps", "20", "steps must be int, got '20'"),
+        ("steps", True, "steps must be int, got True"),
+        ("steps", 2.0, "steps must be int"),
+        ("steps", 0, "steps is out of range: 0"),
+        ("seed", -1, "seed is out of range"),
+        ("ema_decay", 1.0, "ema_decay is out of range"),
+        ("learning_rate", float("nan"), "learning_rate is out of range"),
+        ("precision", "fp8", "precision must be one of bf16, fp32, got 'fp8'"),
+        ("precision", ["bf16"], "precision must be one of"),
+        ("name", 3, "name must be str"),
+        ("data", 3, "data: a table expected"),
+        ("objective", {"kind": "diffusion"}, "objective.kind must be one of classifier, gan, vae.* got 'diffusion'"),
+        ("objective", {"kind": []}, "objective.kind must be one of"),
+        ("objective", 1, "objective.kind must be one of"),
+        ("model", {"architecture": "conv-gan", "config": 3}, "model.config must be a table"),
+        ("gates", {"fd_clf": 25}, r"gates.fd_clf must be \{min = x\} or \{max = x\}"),
+        ("gates", {"fd_clf": {"below": 25}}, "gates.fd_clf must be"),
+        ("gates", {"fd_clf": {"max": "x"}}, "gates.fd_clf.max must be float"),
+    ],
+)
+def test_a_wrong_value_is_named(raw_recipe, key, value, message):
+    with pytest.raises(TrainingError, match=message):
+        parse_recipe({**raw_recipe("gan"), key: value})
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        ([0.9], "objective.betas must have 2 entries, got 1"),
+        (0.9, "objective.betas must be an array"),
+        ([0.9, "x"], r"objective.betas\[1\] must be float"),
+    ],
+)
+def test_a_wrong_array_is_named(raw_recipe, betas, message):
+    raw = copy.deepcopy(raw_recipe("gan"))
+    raw["objective"]["betas"] = betas
+    with pytest.raises(TrainingError, match=message):
+        parse_recipe(raw)
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "x.toml"
+    with pytest.raises(TrainingError, match=r"x\.toml: no such recipe"):
+        read_recipe(path)
+    path.write_text("seed = = 1")
+    with pytest.raises(TrainingError, match=r"x\.toml: not readable as TOML"):
+        read_recipe(path)
+    path.write_text("seed = 1")
+    with pytest.raises(TrainingError, match=r"x\.toml: missing key name"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("gate", "measured", "passes"),
+    [
+        (Gate("max", 25.0), 25.0, True),
+        (Gate("max", 25.0), 25.1, False),
+        (Gate("min", 0.85), 0.85, True),
+        (Gate("min", 0.85), 0.84, False),
+        (Gate("min", 0.85), float("nan"), False),
+        (Gate("max", 25.0), float("nan"), False),
+    ],
+)
+def test_gate(gate, measured, passes):
+    assert gate.passes(measured) is passes

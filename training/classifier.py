@@ -1,0 +1,72 @@
+"""The classifier objective: it trains the judge."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import checkpoint
+from training import quality
+from training.data import Batch, Dataset, to_samples
+from training.ema import Ema
+from training.judge import JUDGES, ConvJudge
+from training.objective import adam, autocast
+from training.recipe import ClassifierRecipe, Recipe
+
+MAX_SHIFT = 2  # pixels
+NORMALISING = 10_000  # training pictures that set the scale of the features
+
+
+class ClassifierObjective:
+    """Cross-entropy on pictures that are mirrored and shifted at random."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device) -> None:
+        """Build the classifier with fresh weights from torch's global generator."""
+        assert isinstance(recipe.objective, ClassifierRecipe)
+        self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
+        self._network = checkpoint.build(recipe.model.architecture, recipe.model.config, JUDGES).to(device)
+        self.networks = {"classifier": self._network}
+        self.optimizers = {"classifier": adam(self._network, recipe, self._options.weight_decay)}
+        self.ema = Ema(self._network, recipe.ema_decay)
+
+    def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """One step of cross-entropy."""
+        with autocast(self._recipe, self._device):
+            logits = self._network(augment(batch.samples))
+        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self._options.label_smoothing)
+        optimizer = self.optimizers["classifier"]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        self.ema.update(self._network, step)
+        return {"loss": loss.detach()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy on the test split."""
+        return quality.measure_classifier(self.ema.model, self._dataset.test)
+
+    def product(self) -> nn.Module:
+        """The EMA judge, its features brought to unit variance over training pictures."""
+        judge = copy.deepcopy(self.ema.model)
+        assert isinstance(judge, ConvJudge)  # JUDGES holds nothing else
+        pictures = self._dataset.train.pictures[:NORMALISING]
+        judge.normalise_features(to_samples(pictures).to(self._device))
+        return judge
+
+    def samples(self) -> Tensor | None:
+        """A classifier makes no pictures."""
+        return None
+
+
+def augment(samples: Tensor) -> Tensor:
+    """Mirror each picture [N, C, H, W] with probability 1/2 and shift it by up to two pixels, background black."""
+    count, _, height, width = samples.shape
+    mirrored = torch.rand(count, device=samples.device) < 0.5
+    samples = torch.where(mirrored[:, None, None, None], samples.flip(3), samples)
+    padded = F.pad(samples, [MAX_SHIFT] * 4, value=-1.0)
+    offsets = torch.randint(0, 2 * MAX_SHIFT + 1, (2, count, 1), device=samples.device)
+    rows = offsets[0] + torch.arange(height, device=samples.device)
+    columns = offsets[1] + torch.arange(width, device=samples.device)
+    index = torch.arange(count, device=samples.device)[:, None, None]
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

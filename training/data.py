@@ -1,0 +1,236 @@
+"""Pictures with labels from IDX files, and the loader that deals them out in shuffled batches.
+
+Knows files and bytes; knows nothing of networks. Pictures stay uint8 until they are dealt, on the device that trains.
+"""
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.errors import TrainingError
+from training.recipe import DataRecipe
+
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+DEFAULT_PATHS = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}
+DEBIAN_PACKAGES = {"fashion-mnist": "dataset-fashion-mnist"}
+KNOWN_SHA256: dict[str, dict[str, str]] = {
+    "fashion-mnist": dict(
+        zip(
+            FILES,
+            (
+                "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+                "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+                "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+                "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+            ),
+            strict=True,
+        )
+    )
+}
+
+
+class Batch(NamedTuple):
+    """Pictures [N, C, H, W] in [-1, 1], float32, and labels [N], int64; of texts, tokens and next tokens, [N, T]."""
+
+    samples: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures [N, 1, H, W] uint8 and labels [N] int64."""
+
+    pictures: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.labels)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The pictures with these indices [N], as a network reads them."""
+        return Batch(to_samples(self.pictures[index]), self.labels[index])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures lie."""
+        return self.labels.device
+
+    def half(self, which: Literal["both", "even", "odd"]) -> "Split":
+        """The pictures of even or of odd number, or all."""
+        if which == "both":
+            return self
+        first = 0 if which == "even" else 1
+        return Split(self.pictures[first::2], self.labels[first::2])
+
+    def to(self, device: torch.device) -> "Split":
+        """The same split on another device."""
+        return Split(self.pictures.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test split with what a model card says about them."""
+
+    name: str
+    license: str
+    labels: tuple[str, ...]
+    sha256: Mapping[str, str]
+    train: Split
+    test: Split
+
+    def card(self) -> dict[str, Any]:
+        """What the model card says about the data."""
+        return {"name": self.name, "license": self.license, "sha256": dict(self.sha256)}
+
+
+def to_samples(pictures: Tensor) -> Tensor:
+    """Grey levels 0..255 to [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
+def load_dataset(recipe: DataRecipe) -> Dataset:
+    """Read the four IDX files of a folder.
+
+    A data set whose name is known is checked against its published files; any other name takes a folder of the user's
+    own, in the same format.
+
+    Raises:
+        TrainingError: a file is missing, differs from the published one, is not IDX, or does not fit the others.
+    """
+    folder = Path(recipe.path)
+    contents = {name: _read_file(folder / name, recipe.name) for name in FILES}
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    for name, expected in KNOWN_SHA256.get(recipe.name, {}).items():
+        if sha256[name] != expected:
+            raise TrainingError(
+                f"{folder / name}: sha256 is {sha256[name][:16]}..., the published {recipe.name} has "
+                f"{expected[:16]}...; give data of your own another data.name"
+            )
+    arrays = [parse_idx(folder / name, content) for name, content in contents.items()]
+    train, test = (_split(folder, arrays[i], arrays[i + 1], len(recipe.labels)) for i in (0, 2))
+    if train.pictures.shape[1:] != test.pictures.shape[1:]:
+        raise TrainingError(f"{folder}: training and test pictures differ in size")
+    return Dataset(recipe.name, recipe.license, recipe.labels, sha256, train, test)
+
+
+def _read_file(path: Path, dataset: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        package = DEBIAN_PACKAGES.get(dataset)
+        hint = f"install the Debian package {package}, or set" if package else "set"
+        raise TrainingError(f"{path}: missing; {hint} data.path to a folder that holds {', '.join(FILES)}") from None
+    except OSError as error:
+        raise TrainingError(f"{path}: unreadable: {error}") from error
+
+
+def parse_idx(path: Path, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Unpack one gzipped IDX file of unsigned bytes into an array of the dimensions that it declares.
+
+    Raises:
+        TrainingError: it is not gzip, not IDX of unsigned bytes, or shorter or longer than its header says.
+    """
+    try:
+        raw = gzip.decompress(content)
+        zeros, kind, rank = struct.unpack_from(">HBB", raw)
+        shape = struct.unpack_from(f">{rank}I", raw, 4)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise TrainingError(f"{path}: not a gzipped IDX file: {error}") from error
+    if zeros or kind != 8:
+        raise TrainingError(f"{path}: not IDX of unsigned bytes (type {kind:#04x})")
+    offset = 4 + 4 * rank
+    if len(raw) - offset != math.prod(shape):
+        raise TrainingError(f"{path}: {len(raw) - offset} bytes of data where the header says {list(shape)}")
+    return np.frombuffer(raw, np.uint8, offset=offset).reshape(shape)
+
+
+def _split(
+    folder: Path,
+    pictures: np.ndarray[Any, np.dtype[np.uint8]],
+    labels: np.ndarray[Any, np.dtype[np.uint8]],
+    classes: int,
+) -> Split:
+    if pictures.ndim != 3 or labels.ndim != 1 or len(pictures) != len(labels) or not len(labels):
+        raise TrainingError(f"{folder}: {pictures.shape} pictures do not fit {labels.shape} labels")
+    if int(labels.max()) >= classes:
+        raise TrainingError(f"{folder}: label {int(labels.max())} found, data.labels names {classes}")
+    return Split(torch.from_numpy(pictures.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+
+
+class Dealt(Protocol):
+    """What the loader deals from: so many examples, and the batch of those with given indices."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the examples lie."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def batch(self, index: Tensor) -> Batch:
+        """The examples with these indices [N]."""
+        ...
+
+
+class Loader:
+    """Deals a split in shuffled batches for ever; its whole state is two numbers.
+
+    The order of an epoch is drawn from (seed, epoch) alone, so that a resumed run deals exactly the batches that the
+    unbroken run would have dealt. The last, incomplete batch of an epoch is left out.
+    """
+
+    def __init__(self, split: Dealt, batch_size: int, seed: int) -> None:
+        """Start before the first batch of epoch 0.
+
+        Raises:
+            TrainingError: the split is smaller than one batch.
+        """
+        if batch_size > len(split):
+            raise TrainingError(f"batch_size {batch_size} is more than the {len(split)} training examples")
+        self._split, self._batch_size, self._seed = split, batch_size, seed
+        self._epoch = self._position = 0
+        self._order = self._shuffle()
+
+    def _shuffle(self) -> Tensor:
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._split))
+        return torch.from_numpy(order).to(self._split.device)
+
+    def next(self) -> Batch:
+        """The next batch."""
+        if self._position + self._batch_size > len(self._split):
+            self.skip_epoch()
+        index = self._order[self._position : self._position + self._batch_size]
+        self._position += self._batch_size
+        return self._split.batch(index)
+
+    def skip_epoch(self) -> None:
+        """Go to the first batch of the next epoch."""
+        self._epoch, self._position = self._epoch + 1, 0
+        self._order = self._shuffle()
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and position in it."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go back (or forward) to a saved place."""
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._order = self._shuffle()

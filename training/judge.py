@@ -1,0 +1,126 @@
+"""The judge: a classifier whose features measure generators. It lives with training and is never served."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models import checkpoint
+from models.checkpoint import CheckpointError
+from training.errors import TrainingError
+
+ARCHITECTURE = "conv-judge"
+
+
+class ConvJudge(nn.Module):
+    """Small VGG-style classifier (Simonyan & Zisserman 2015) with batch norm; its penultimate layer is the features."""
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 10,
+        channels: Sequence[int] = (32, 64),
+        features: int = 128,
+        image_size: int = 28,
+        image_channels: int = 1,
+    ) -> None:
+        """Build the judge; each entry of `channels` is two 3x3 convolutions, then a halving of the side."""
+        super().__init__()
+        widths = [image_channels, *channels]
+        self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise(widths))
+        side = image_size // 2 ** len(channels)
+        self.to_features = nn.Linear(channels[-1] * side * side, features)
+        self.to_logits = nn.Linear(features, num_classes)
+
+    def features(self, samples: Tensor) -> Tensor:
+        """[N, C, H, W] in [-1, 1] -> [N, features], never negative."""
+        x = samples
+        for stage in self.stages:
+            x = stage(x)
+        return F.relu(self.to_features(F.dropout(x.flatten(1), 0.3, self.training)))
+
+    @torch.no_grad()
+    def normalise_features(self, samples: Tensor) -> None:
+        """Scale the features so that their mean variance over these pictures [N, C, H, W] is 1; logits stay the same.
+
+        A ReLU commutes with a positive factor, so the factor moves from the layer before the features to the one after.
+        Distances on the features then have a unit that does not depend on how the judge happened to be trained.
+        """
+        features = torch.cat([self.features(chunk) for chunk in torch.split(samples, 100)])
+        scale = features.var(0).mean().sqrt()
+        self.to_features.weight.div_(scale)
+        self.to_features.bias.div_(scale)
+        self.to_logits.weight.mul_(scale)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """[N, C, H, W] in [-1, 1] -> class logits [N, num_classes]."""
+        out: Tensor = self.to_logits(F.dropout(self.features(samples), 0.3, self.training))
+        return out
+
+
+class _Stage(nn.Module):
+    """Two convolutions, then halve the side."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, out_channels, 3, padding=1, bias=False) for a in (in_channels, out_channels)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.relu(norm(conv(x)))
+        return F.max_pool2d(x, 2)
+
+
+JUDGES: dict[str, type[nn.Module]] = {ARCHITECTURE: ConvJudge}
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What the judge makes of N pictures: features [N, D] float64 and the class that it sees [N] int64."""
+
+    features: NDArray[np.float64]
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained judge with its digest: distances are comparable only under the same one."""
+
+    network: ConvJudge
+    digest: str
+    num_classes: int
+
+    @torch.no_grad()
+    def opinion(self, samples: Tensor, batch_size: int = 100) -> Opinion:
+        """Look at pictures [N, C, H, W] in [-1, 1], in float32, a batch at a time."""
+        device = next(self.network.parameters()).device
+        features, classes = [], []
+        for chunk in torch.split(samples, batch_size):
+            found = self.network.features(chunk.to(device).float())
+            features.append(found.double().cpu().numpy())
+            classes.append(self.network.to_logits(found).argmax(1).cpu().numpy())
+        return Opinion(np.concatenate(features), np.concatenate(classes))
+
+
+def load_judge(folder: Path | str, device: torch.device | None = None) -> Judge:
+    """Load the judge of a folder, verified like any weights folder.
+
+    Raises:
+        TrainingError: the folder is missing or broken; the message says how to make one.
+    """
+    try:
+        loaded = checkpoint.load(Path(folder), JUDGES)
+    except CheckpointError as error:
+        raise TrainingError(f"the judge can't be loaded: {error} (a classifier recipe trains one)") from error
+    network = loaded.model
+    assert isinstance(network, ConvJudge)  # JUDGES holds nothing else
+    return Judge(network.to(device or torch.device("cpu")), loaded.config.digest[:16], network.to_logits.out_features)

@@ -1,0 +1,35 @@
+"""Sample grids as PNG files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from models.checkpoint import write_atomically
+from training.errors import TrainingError
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+SCALE = 2  # so that 28 pixels can be seen
+
+
+def write_grid(path: Path, samples: Tensor, columns: int) -> None:
+    """Write pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row, each enlarged twice.
+
+    Raises:
+        TrainingError: C is not 1, 3 or 4, or N is not a multiple of `columns`.
+    """
+    count, channels, height, width = samples.shape
+    if channels not in MODES or count % columns:
+        raise TrainingError(f"no grid of {columns} columns can be made of pictures {list(samples.shape)}")
+    levels = ((samples.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+    rows = levels.reshape(count // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    grid = rows.reshape(count // columns * height, columns * width, channels)
+    grid = grid.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(grid.squeeze(2) if channels == 1 else grid), MODES[channels]).save(
+        buffer, "PNG"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,96 @@
+"""From a finished run to a weights folder: save in fp16, load back, measure what was saved, check the gates, copy."""
+
+from pathlib import Path
+from typing import Any
+
+from models import checkpoint
+from models.checkpoint import WEIGHTS_FILE, Checkpoint, write_atomically
+from training import card as cards
+from training.data import Dataset
+from training.errors import TrainingError
+from training.evaluate import COUNT, Evaluation, evaluate, evaluate_writer, networks, write_evaluation
+from training.judge import load_judge
+from training.recipe import ClassifierRecipe, LanguageRecipe, VaeRecipe
+from training.run import Run
+from training.text import TextDataset
+from training.tokenizer import end_of_text
+from training.writer import as_writer
+
+
+def publish(run: Run, recipe_path: Path) -> None:
+    """Write the run's EMA weights to the recipe's export folder if every gate is passed.
+
+    The candidate, with its card, is kept in the run's folder either way.
+
+    Raises:
+        TrainingError: a gate is missed; the message gives the measured values, and nothing is exported.
+    """
+    recipe = run.recipe
+    export = Path(recipe.export)
+    candidate = run.folder / "candidate" / export.name
+    checkpoint.save(
+        candidate,
+        run.objective.product(),
+        architecture=recipe.model.architecture,
+        config=recipe.model.config,
+        labels=recipe.data.labels,
+        card=_card(run, recipe_path),
+        **_tokenizer(run),
+    )
+    loaded = checkpoint.load(candidate, networks())
+    config = write_evaluation(candidate, loaded.config, _evaluate(run, candidate, loaded))
+    print(cards.table(export.name, config.card))
+    if missed := cards.missed_gates(config.card):
+        raise TrainingError(f"gates missed: {'; '.join(missed)}; nothing exported, the candidate is in {candidate}")
+    _copy(candidate, export)
+    print(f"wrote {export}, digest {config.digest[:16]}")
+
+
+def _evaluate(run: Run, folder: Path, loaded: Checkpoint) -> Evaluation:
+    objective = run.recipe.objective
+    if isinstance(objective, LanguageRecipe):
+        assert isinstance(run.dataset, TextDataset)
+        return evaluate_writer(as_writer(folder, loaded), run.dataset.corpus, objective.peer)
+    assert isinstance(run.dataset, Dataset)
+    judge = None if isinstance(objective, ClassifierRecipe) else load_judge(objective.judge)
+    return evaluate(loaded, run.dataset, judge, count=COUNT)
+
+
+def _tokenizer(run: Run) -> dict[str, Any]:
+    """What `checkpoint.save` is to be told of the tokenizer; nothing where there is none."""
+    if not isinstance(run.dataset, TextDataset):
+        return {}
+    tokenizer = run.dataset.tokenizer
+    return {"tokenizer": tokenizer.to_str().encode(), "eos_token_id": end_of_text(tokenizer)}
+
+
+def _guide(run: Run) -> dict[str, str]:
+    """The digest of the classifier that steered the training, if one did: a card must not hide it."""
+    objective = run.recipe.objective
+    if not (isinstance(objective, VaeRecipe) and objective.guide):
+        return {}
+    return {"guide": load_judge(objective.guide).digest}
+
+
+def _card(run: Run, recipe_path: Path) -> dict[str, Any]:
+    recipe = run.recipe
+    return {
+        "description": recipe.description,
+        "license": recipe.license,
+        "training_data": run.dataset.card(),
+        "recipe": recipe_path.name,
+        "commit": cards.commit(),
+        **_guide(run),
+        "steps": run.progress.step,
+        "seconds": round(run.progress.seconds),
+        "machine": cards.machine(run.device, recipe.threads),
+        "gates": {name: {gate.bound: gate.value} for name, gate in recipe.gates.items()},
+        "metrics": {},
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the candidate's files, each atomically, the weights first."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name != WEIGHTS_FILE):
+        write_atomically(target / path.name, path.read_bytes())

@@ -1,0 +1,359 @@
+"""A recipe: one TOML file that says everything about a run, read into frozen dataclasses.
+
+Knows names, types and ranges; knows nothing of networks, files of data, or the loop. Every key is required, so that a
+recipe reads as the full record of a run; an unknown key is an error, so that a misspelt one can't be ignored.
+"""
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from training.errors import TrainingError
+
+Spec = TypeVar("Spec")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which pictures: the folder with the four IDX files, what they are called and under which licence they come."""
+
+    name: str
+    path: str
+    license: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Which texts, how they are split, and how the training split is cut into tokens and windows.
+
+    Attributes:
+        path: the folder with the texts.
+        files: pattern of their names; a file is one work, named by its stem.
+        validation: works that watch the training.
+        held_out: works that measure the result and are looked at by nothing else.
+        vocab_size: of the tokenizer that is trained on the training split.
+        window: tokens of one row of a batch.
+    """
+
+    kind: Literal["text"]
+    name: str
+    path: str
+    license: str
+    files: str
+    validation: tuple[str, ...]
+    held_out: tuple[str, ...]
+    vocab_size: int
+    window: int
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Texts have no classes."""
+        return ()
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Which network: a key of `models.LATENT_MODELS` (or the judge's), and its constructor's keyword arguments."""
+
+    architecture: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """Cross-entropy with AdamW; pictures are flipped and shifted at random.
+
+    Attributes:
+        half: which training pictures are seen: "both" halves, or those of "even" or "odd" number alone.
+    """
+
+    kind: Literal["classifier"]
+    betas: tuple[float, float]
+    weight_decay: float
+    label_smoothing: float
+    half: Literal["both", "even", "odd"]
+
+
+@dataclass(frozen=True)
+class GanRecipe:
+    """Relativistic GAN with R1 and R2 penalties of weight `gamma`, applied on every `penalty_every`-th step."""
+
+    kind: Literal["gan"]
+    betas: tuple[float, float]
+    gamma: float
+    penalty_every: int
+    judge: str
+    discriminator: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """Bernoulli evidence lower bound; the KL term's weight rises linearly to 1 over `kl_warmup` steps.
+
+    Attributes:
+        guide: folder of a classifier, not the judge, that rewards samples that show their class; "" for none.
+        guide_weight: of its cross-entropy, in nats a picture, on every `guide_every`-th step.
+        guide_from: step at which it begins; on a decoder that knows its classes it refines, earlier it caricatures.
+    """
+
+    kind: Literal["vae"]
+    betas: tuple[float, float]
+    kl_warmup: int
+    judge: str
+    guide: str
+    guide_weight: float
+    guide_every: int
+    guide_from: int
+
+
+@dataclass(frozen=True)
+class LanguageRecipe:
+    """Cross-entropy of the next token with AdamW.
+
+    Attributes:
+        weight_decay: of matrices; gains are left alone.
+        warmup: steps over which the learning rate rises.
+        floor: share of the recipe's learning rate to which it falls.
+        clip: bound on the norm of the gradient.
+        peer: weights folder of a simpler model of the same texts that must be beaten; "" for none.
+    """
+
+    kind: Literal["language"]
+    betas: tuple[float, float]
+    weight_decay: float
+    warmup: int
+    floor: float
+    clip: float
+    peer: str
+
+
+@dataclass(frozen=True)
+class Every:
+    """Steps between two lines of metrics, two evaluations, two snapshots."""
+
+    log: int
+    evaluate: int
+    snapshot: int
+
+
+@dataclass(frozen=True)
+class GuardRecipe:
+    """Bounds of the guards: see `training.guards`."""
+
+    max_rollbacks: int
+    min_class_share: float
+    collapse_patience: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound that a measured quality must keep before weights are published."""
+
+    bound: Literal["min", "max"]
+    value: float
+
+    def passes(self, measured: float) -> bool:
+        """Whether the measurement keeps the bound; not-a-number never does."""
+        return measured >= self.value if self.bound == "min" else measured <= self.value
+
+
+ObjectiveRecipe = ClassifierRecipe | GanRecipe | VaeRecipe | LanguageRecipe
+OBJECTIVES: Mapping[str, type[ObjectiveRecipe]] = {
+    "classifier": ClassifierRecipe,
+    "gan": GanRecipe,
+    "vae": VaeRecipe,
+    "language": LanguageRecipe,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a run.
+
+    Attributes:
+        name: of the run and of its folder under `runs/`.
+        description: one sentence for the model card.
+        license: of the weights.
+        export: the weights folder that is written when every gate is passed.
+        seed: of the weights' initialisation, of the shuffling and of the noise.
+        steps: optimiser steps; the learning rate falls to zero over them by a cosine.
+        precision: "bf16" (autocast) or "fp32".
+        threads: CPU threads of this process.
+        device: "auto" (CUDA when present), "cpu" or "cuda".
+        gates: metric name -> bound.
+    """
+
+    name: str
+    description: str
+    license: str
+    export: str
+    seed: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    ema_decay: float
+    precision: Literal["bf16", "fp32"]
+    threads: int
+    device: Literal["auto", "cpu", "cuda"]
+    data: DataRecipe | TextRecipe
+    model: ModelRecipe
+    objective: ObjectiveRecipe
+    every: Every
+    guards: GuardRecipe
+    gates: Mapping[str, Gate]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dicts and lists, as JSON would hold them."""
+        return dataclasses.asdict(self)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        TrainingError: the file is missing or is not TOML; a key is missing, unknown, of the wrong type or out of range.
+    """
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise TrainingError(f"{path}: no such recipe") from None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: not readable as TOML: {error}") from error
+    try:
+        return parse_recipe(raw)
+    except TrainingError as error:
+        raise TrainingError(f"{path}: {error}") from None
+
+
+def parse_recipe(raw: Mapping[str, Any]) -> Recipe:
+    """A recipe from the nested dict that TOML or JSON gives.
+
+    Raises:
+        TrainingError: a key is missing, unknown, of the wrong type or out of range; the message names it.
+    """
+    recipe = _parse(Recipe, raw, "")
+    if isinstance(recipe.objective, LanguageRecipe) != isinstance(recipe.data, TextRecipe):
+        raise TrainingError('objective.kind = "language" and data.kind = "text" go together')
+    _check_ranges(recipe)
+    return recipe
+
+
+def _parse(spec: type[Spec], raw: object, where: str) -> Spec:
+    if not isinstance(raw, Mapping):
+        raise TrainingError(f"{where or 'recipe'}: a table expected")
+    hints = get_type_hints(spec)
+    prefix = f"{where}." if where else ""
+    for key in raw.keys() - hints.keys():
+        raise TrainingError(f"unknown key {prefix}{key} (known: {', '.join(hints)})")
+    for key in hints:
+        if key not in raw:
+            raise TrainingError(f"missing key {prefix}{key}")
+    return spec(**{key: _value(hint, raw[key], f"{prefix}{key}") for key, hint in hints.items()})
+
+
+def _value(hint: Any, raw: Any, where: str) -> Any:
+    """One value of the declared type; only the types that the dataclasses above use are known."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is types.UnionType:
+        return _objective(raw, where) if where == "objective" else _data(raw, where)
+    if dataclasses.is_dataclass(hint):
+        return _parse(hint if isinstance(hint, type) else type(hint), raw, where)
+    if origin is Literal:
+        return _literal(arguments, raw, where)
+    if origin is tuple:
+        return _tuple(arguments, raw, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(arguments[1], raw, where)
+    if hint is float and type(raw) is int:
+        return float(raw)
+    if type(raw) is not hint:
+        raise TrainingError(f"{where} must be {hint.__name__}, got {raw!r}")
+    return raw
+
+
+def _objective(raw: Any, where: str) -> ObjectiveRecipe:
+    kind = raw.get("kind") if isinstance(raw, Mapping) else None
+    if not isinstance(kind, str) or kind not in OBJECTIVES:
+        raise TrainingError(f"{where}.kind must be one of {', '.join(OBJECTIVES)}, got {kind!r}")
+    return _parse(OBJECTIVES[kind], raw, where)
+
+
+def _data(raw: Any, where: str) -> DataRecipe | TextRecipe:
+    """A table with `kind = "text"` names texts, one without a kind pictures."""
+    if isinstance(raw, Mapping) and "kind" in raw:
+        return _parse(TextRecipe, raw, where)
+    return _parse(DataRecipe, raw, where)
+
+
+def _literal(choices: tuple[Any, ...], raw: Any, where: str) -> Any:
+    if raw not in choices:
+        raise TrainingError(f"{where} must be one of {', '.join(map(str, choices))}, got {raw!r}")
+    return raw
+
+
+def _tuple(arguments: tuple[Any, ...], raw: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(raw, list | tuple):
+        raise TrainingError(f"{where} must be an array, got {raw!r}")
+    hints = [arguments[0]] * len(raw) if arguments[-1] is Ellipsis else list(arguments)
+    if len(hints) != len(raw):
+        raise TrainingError(f"{where} must have {len(hints)} entries, got {len(raw)}")
+    return tuple(_value(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, raw, strict=True)))
+
+
+def _mapping(item: Any, raw: Any, where: str) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise TrainingError(f"{where} must be a table, got {raw!r}")
+    if item is Any:
+        return dict(raw)
+    return {key: _gate(value, f"{where}.{key}") for key, value in raw.items()}
+
+
+def _gate(raw: Any, where: str) -> Gate:
+    """`{min = x}` or `{max = x}`; also `{bound, value}`, the form that `Recipe.as_dict` writes."""
+    if isinstance(raw, Mapping) and raw.keys() == {"bound", "value"}:
+        return _parse(Gate, raw, where)
+    if not isinstance(raw, Mapping) or len(raw) != 1 or next(iter(raw)) not in ("min", "max"):
+        raise TrainingError(f"{where} must be {{min = x}} or {{max = x}}, got {raw!r}")
+    bound, value = next(iter(raw.items()))
+    return Gate(bound, _value(float, value, f"{where}.{bound}"))
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    positive: Callable[[float], bool] = lambda value: value > 0  # noqa: E731  # reads as a table below
+    share: Callable[[float], bool] = lambda value: 0 <= value < 1  # noqa: E731
+    rules: list[tuple[str, float, Callable[[float], bool]]] = [
+        ("steps", recipe.steps, positive),
+        ("batch_size", recipe.batch_size, positive),
+        ("learning_rate", recipe.learning_rate, positive),
+        ("threads", recipe.threads, positive),
+        ("ema_decay", recipe.ema_decay, share),
+        ("seed", recipe.seed, lambda value: 0 <= value < 2**53),
+        ("every.log", recipe.every.log, positive),
+        ("every.evaluate", recipe.every.evaluate, positive),
+        ("every.snapshot", recipe.every.snapshot, positive),
+        ("guards.max_rollbacks", recipe.guards.max_rollbacks, lambda value: value >= 0),
+        ("guards.min_class_share", recipe.guards.min_class_share, share),
+        ("guards.collapse_patience", recipe.guards.collapse_patience, positive),
+    ]
+    if isinstance(recipe.objective, GanRecipe):
+        rules.append(("objective.penalty_every", recipe.objective.penalty_every, positive))
+        rules.append(("objective.gamma", recipe.objective.gamma, lambda value: value >= 0))
+    if isinstance(recipe.objective, VaeRecipe):
+        rules.append(("objective.kl_warmup", recipe.objective.kl_warmup, lambda value: value >= 0))
+        rules.append(("objective.guide_weight", recipe.objective.guide_weight, lambda value: value >= 0))
+        rules.append(("objective.guide_from", recipe.objective.guide_from, lambda value: value >= 0))
+        rules.append(("objective.guide_every", recipe.objective.guide_every, positive))
+    if isinstance(recipe.objective, LanguageRecipe):
+        rules.append(("objective.warmup", recipe.objective.warmup, lambda value: value >= 0))
+        rules.append(("objective.floor", recipe.objective.floor, share))
+        rules.append(("objective.clip", recipe.objective.clip, positive))
+    if isinstance(recipe.data, TextRecipe):
+        rules.append(("data.window", recipe.data.window, positive))
+    for name, value, rule in rules:
+        if not rule(value):
+            raise TrainingError(f"{name} is out of range: {value!r}")

@@ -1,0 +1,95 @@
+"""The VAE objective: the evidence lower bound with a Bernoulli likelihood (Kingma & Welling 2014)."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import checkpoint
+from models.vae import ConvVAE
+from training import quality
+from training.data import Batch, Dataset
+from training.ema import Ema
+from training.errors import TrainingError
+from training.judge import load_judge
+from training.objective import adam, autocast
+from training.recipe import Recipe, VaeRecipe
+
+
+class VaeObjective:
+    """Minimises -log p(x | z, y) + w KL(q(z | x, y) || N(0, 1)), w rising to 1; grey levels are probabilities.
+
+    The bound alone gives blurred pictures, in which coats and shirts can't be told from pullovers. From step
+    `guide_from` on, every `guide_every`-th step, a guide, a classifier that is not the judge, therefore adds
+    guide_weight times -log c(y | x') for pictures x' of latents from the prior: the decoder learns to show what makes
+    the class, at little cost in the bound.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device) -> None:
+        """Build the network with fresh weights from torch's global generator.
+
+        Raises:
+            TrainingError: the architecture has no posterior, or the judge can't be loaded.
+        """
+        assert isinstance(recipe.objective, VaeRecipe)
+        self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
+        network = checkpoint.build(recipe.model.architecture, recipe.model.config)
+        if not isinstance(network, ConvVAE):
+            raise TrainingError(f"model.architecture {recipe.model.architecture!r} is not a variational autoencoder")
+        self._network = network.to(device)
+        self.networks = {"vae": self._network}
+        self.optimizers = {"vae": adam(self._network, recipe)}
+        self.ema = Ema(self._network, recipe.ema_decay)
+        self._guide = _guide(self._options, device)
+        self._watch = quality.Watch(load_judge(self._options.judge, device), dataset)
+
+    def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """One step on the bound, with one sample of the posterior a picture."""
+        with autocast(self._recipe, self._device):
+            nll, kl = quality.bound_terms(self._network, batch)
+            guidance = self._guidance(batch.labels, step)
+        weight = min(1.0, (step + 1) / max(1, self._options.kl_warmup))
+        loss = nll.mean() + weight * kl.mean()
+        metrics = {"nll": nll.mean().detach(), "kl": kl.mean().detach()}
+        if guidance is not None:
+            loss = loss + self._options.guide_weight * guidance
+            metrics["guidance"] = guidance.detach()
+        optimizer = self.optimizers["vae"]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        self.ema.update(self._network, step)
+        return {"loss": loss.detach(), **metrics}
+
+    def _guidance(self, labels: Tensor, step: int) -> Tensor | None:
+        """The guide's cross-entropy on pictures of these labels, if this is a step for it."""
+        if self._guide is None or step < self._options.guide_from or step % self._options.guide_every:
+            return None
+        latents = torch.randn(len(labels), *self._network.latent_shape, device=self._device)
+        return F.cross_entropy(self._guide(self._network.decode(latents, labels)).float(), labels)
+
+    def evaluate(self) -> dict[str, float]:
+        """The bound on some test pictures, and what the judge makes of a few generated ones."""
+        model = self.ema.model
+        assert isinstance(model, ConvVAE)
+        return {
+            "negative_elbo": quality.negative_elbo(model, self._dataset.test, limit=quality.WATCHED),
+            **self._watch.look(model),
+        }
+
+    def product(self) -> nn.Module:
+        """The EMA network, encoder included."""
+        return self.ema.model
+
+    def samples(self) -> Tensor:
+        """Unpicked pictures, a class a row."""
+        return quality.sample_grid(self.ema.model)
+
+
+def _guide(options: VaeRecipe, device: torch.device) -> nn.Module | None:
+    if not options.guide:
+        return None
+    if Path(options.guide).resolve() == Path(options.judge).resolve():
+        raise TrainingError("objective.guide is objective.judge: what steers the training must not measure it")
+    return load_judge(options.guide, device).network

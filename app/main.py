@@ -71,7 +71,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     telemetry: Telemetry = app.state.telemetry
     engine = Engine(
-        worker_configs(_base_config(settings), settings.devices, os.cpu_count() or 1),
+        worker_configs(_base_config(settings), settings.devices, len(os.sched_getaffinity(0))),
         max_queue=settings.max_queue,
         telemetry=telemetry,
         on_failure=app.state.on_failure,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictStr, model_validator
 
 from app.latents import MAX_SEED
 
@@ -23,9 +23,16 @@ Name = Annotated[str, Strict(), Field(min_length=1, max_length=64)]
 
 
 class Body(BaseModel):
-    """Base of all request bodies: unknown fields are errors, and so are NaN and infinity."""
+    """Base of all request bodies: unknown fields, NaN and infinity are errors; null is as good as left out."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
 
 
 class Interpolation(Body):
@@ -71,7 +78,7 @@ class ImageAnswer(BaseModel):
     """Answer of `POST /v1/images/generate` with `Accept: application/json`."""
 
     model: str = Field(description="name@digest")
-    seed: int
+    seed: int | None = Field(description="of the first picture; null for explicit latents")
     images: list[ImageItem]
 
 

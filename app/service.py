@@ -38,7 +38,7 @@ class Plan:
 
     info: ModelInfo
     job: LatentJob
-    seed: int
+    seed: int | None
     seeds: tuple[int | None, ...]
     labels: tuple[int | None, ...]
     parameters: tuple[dict[str, Any], ...]
@@ -108,17 +108,23 @@ class Service:
         """
         start = time.perf_counter()
         plan, shape = generated.plan, generated.pictures.shape
-        if image_format == "webp":
-            rows, columns = codecs.grid_shape(shape[0]) if packing == "image" else (1, 1)
-            if plan.scale * max(rows * shape[1], columns * shape[2]) > codecs.MAX_WEBP_SIDE:
-                raise InvalidField(f"format: WebP holds at most {codecs.MAX_WEBP_SIDE} pixels a side", field="format")
+        if packing == "image":
+            rows, columns = codecs.grid_shape(shape[0])
+            _check_sides(plan, image_format, rows, columns)
+        else:
+            _check_sides(plan, image_format, 1, 1)
         call = {"image": _as_sheet, "zip": _as_archive, "json": _as_json}[packing]
         body = await self._run(shape[0] * shape[1] * shape[2] * plan.scale**2, call, generated, image_format)
         self._telemetry.encode.labels(plan.info.name).observe(time.perf_counter() - start)
         return body
 
     async def encode_each(self, generated: Generated, image_format: ImageFormat) -> list[bytes]:
-        """Each picture as a file of its own."""
+        """Each picture as a file of its own.
+
+        Raises:
+            InvalidField: a picture is too large for the format.
+        """
+        _check_sides(generated.plan, image_format, 1, 1)
         count, height, width, _ = generated.pictures.shape
         return await self._run(count * height * width * generated.plan.scale**2, _files, generated, image_format)
 
@@ -126,6 +132,12 @@ class Service:
         if pixels <= INLINE_PIXELS:
             return call(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._encoders, call, *arguments)
+
+
+def _check_sides(plan: Plan, image_format: ImageFormat, rows: int, columns: int) -> None:
+    height, width, _ = plan.info.image_shape
+    if image_format == "webp" and plan.scale * max(rows * height, columns * width) > codecs.MAX_WEBP_SIDE:
+        raise InvalidField(f"format: WebP holds at most {codecs.MAX_WEBP_SIDE} pixels a side", field="format")
 
 
 def _files(generated: Generated, image_format: ImageFormat) -> list[bytes]:
@@ -228,7 +240,7 @@ def _plan_latents(request: ImageRequest, info: ModelInfo, label: int | None, giv
     if request.n is not None and request.n != len(z):
         raise InvalidField(f"n: {request.n} contradicts the {len(z)} latents given", field="n")
     stories = [{"latents_sha256": hashlib.sha256(row.tobytes()).hexdigest()} for row in z]
-    return _plan(request, info, z, [label or 0] * len(z), 0, (None,) * len(z), stories)
+    return _plan(request, info, z, [label or 0] * len(z), None, (None,) * len(z), stories)
 
 
 def _as_floats(given: list[Any]) -> NDArray[np.float32]:
@@ -237,10 +249,7 @@ def _as_floats(given: list[Any]) -> NDArray[np.float32]:
     Raises:
         InvalidField: other values than numbers, ragged nesting, or numbers beyond 32-bit floats.
     """
-    try:
-        boxed = np.asarray(given, object)
-    except ValueError:  # deeper than numpy goes
-        boxed = np.array([None])
+    boxed = np.asarray(given, object)
     if not {type(value) for value in boxed.reshape(-1)} <= {int, float}:  # true is no number, and a list means ragged
         raise InvalidField("latents: must be numbers, nested to a regular shape", field="latents")
     try:
@@ -273,7 +282,7 @@ def _plan(
     info: ModelInfo,
     z: NDArray[np.float32],
     labels: list[int],
-    seed: int,
+    seed: int | None,
     seeds: tuple[int | None, ...],
     stories: list[dict[str, Any]],
 ) -> Plan:

@@ -26,11 +26,13 @@ class Settings(BaseSettings):
         "stop", description="what to do about a weights folder that can't be loaded"
     )
     device: str = Field("auto", pattern=DEVICE_PATTERN, description="auto, cpu, cuda or cuda:i; several with commas")
-    threads: int = Field(0, ge=0, le=1024, description="compute threads of each worker; 0: cores / CPU workers")
+    threads: int = Field(0, ge=0, le=1024, description="compute threads of each worker; 0: (cores - 1) / workers")
     memory_limit: int = Field(0, ge=0, description="bytes that all models of a worker may take; 0: what is free")
     max_batch: int = Field(64, ge=1, le=1024, description="largest batch of pictures")
     max_slots: int = Field(32, ge=1, le=1024, description="sequences that a text model runs at once")
-    max_queue: int = Field(1024, ge=64, le=1_000_000, description="pictures in flight at once, for each worker")
+    max_queue: int = Field(
+        4096, ge=64, le=1_000_000, description="pictures and sequences in flight at once, for each worker"
+    )
     max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 28, description="largest request body, bytes")
     max_pixels: int = Field(1 << 24, ge=1 << 10, description="largest answer, pixels over all its pictures")
     ping_seconds: float = Field(10.0, gt=0, le=3600, description="silence after which a stream sends a comment")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -16,7 +17,9 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "GENSERVE_MODELS_MODULE": "tests.fakes", "GENSERVE_THREADS": "1"}
 PATIENCE = 90.0  # seconds; generous, because the machine may be busy with other work
+START_PATIENCE = 300.0  # warm-up runs every batch size several times
 
 
 class Server:
@@ -34,7 +37,7 @@ class Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             with self._changed:
-                self.lines.append(line.rstrip("\n"))
+                self.lines += _message(line).splitlines()
                 self._changed.notify_all()
 
     @property
@@ -51,7 +54,9 @@ class Server:
         self.url = match[1]
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.process.poll() is not None or self._answers(), "the server is not ready")
+        wait_until(
+            lambda: self.process.poll() is not None or self._answers(), "the server is not ready", START_PATIENCE
+        )
         assert self.process.poll() is None, f"the server ended:\n{self.log}"
 
     def _answers(self) -> bool:
@@ -77,6 +82,15 @@ class Server:
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
+
+
+def _message(line: str) -> str:
+    """What a line of the log says: the service writes JSON when nobody watches, an interpreter's traceback is plain."""
+    try:
+        record = json.loads(line)
+        return record["message"] + record.get("traceback", "")
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def metric(text: str, name: str, **labels: str) -> float:
@@ -119,7 +133,7 @@ def serving(*flags: str, env: dict[str, str] | None = None, until: str = "ready"
     process = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "serve", "--port", "0", *flags],
         cwd=ROOT,
-        env={**clean, "PYTHONPATH": str(ROOT), "GENSERVE_MODELS_MODULE": "tests.fakes", **(env or {})},
+        env={**clean, **ENVIRONMENT, **(env or {})},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

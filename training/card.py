@@ -33,9 +33,16 @@ MEANINGS = {
 
 
 def commit() -> str | None:
-    """The commit that the working tree is at, or None outside a repository."""
+    """The commit of the working tree, with "-dirty" when its code has changed since; None outside a repository."""
+    head = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", "models/*.py", "training/*.py", "training/*.toml")
+    return f"{head}-dirty" if head and changed else head
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says, or None when it fails or is not there."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S607
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
@@ -134,7 +141,7 @@ def _training(config: ModelConfig) -> str:
     rows = [
         ("architecture", f"`{config.architecture}`"),
         ("recipe", f"`{card['recipe']}`"),
-        ("commit", f"`{card['commit']}`" if card["commit"] else "not committed at the time"),
+        ("commit", _commit(card["commit"])),
         *([("guide", f"`{card['guide']}`, a classifier that steered the training")] if "guide" in card else []),
         ("steps", f"{card['steps']:,}"),
         ("time", f"{card['seconds'] / 60:.0f} min"),
@@ -144,6 +151,13 @@ def _training(config: ModelConfig) -> str:
         ("sha256 of the weights", f"`{config.sha256}`"),
     ]
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _commit(found: str | None) -> str:
+    if found is None:
+        return "not committed at the time"
+    head = found.removesuffix("-dirty")
+    return f"`{head}`" + (", with changes that were not committed at the time" if head != found else "")
 
 
 def _limits(card: Card) -> str:

@@ -10,6 +10,7 @@ from models import checkpoint
 from training import quality
 from training.data import Batch, Dataset, to_samples
 from training.ema import Ema
+from training.errors import TrainingError
 from training.judge import JUDGES, ConvJudge
 from training.objective import adam, autocast
 from training.recipe import ClassifierRecipe, Recipe
@@ -22,10 +23,14 @@ class ClassifierObjective:
     """Cross-entropy on pictures that are mirrored and shifted at random."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device) -> None:
-        """Build the classifier with fresh weights from torch's global generator."""
+        """Build the classifier with fresh weights from torch's global generator.
+
+        Raises:
+            TrainingError: the network does not fit the data.
+        """
         assert isinstance(recipe.objective, ClassifierRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        self._network = checkpoint.build(recipe.model.architecture, recipe.model.config, JUDGES).to(device)
+        self._network = _classifier(recipe, dataset).to(device)
         self.networks = {"classifier": self._network}
         self.optimizers = {"classifier": adam(self._network, recipe, self._options.weight_decay)}
         self.ema = Ema(self._network, recipe.ema_decay)
@@ -57,6 +62,19 @@ class ClassifierObjective:
     def samples(self) -> Tensor | None:
         """A classifier makes no pictures."""
         return None
+
+
+def _classifier(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """The network, tried once on a picture."""
+    network = checkpoint.build(recipe.model.architecture, recipe.model.config, JUDGES).eval()
+    sample, classes = dataset.test.batch(torch.arange(1)).samples, len(dataset.labels)
+    try:
+        logits = network(sample)
+    except RuntimeError as error:
+        raise TrainingError(f"model.config does not fit pictures of {list(sample.shape[1:])}: {error}") from error
+    if logits.shape[1] != classes:
+        raise TrainingError(f"model.config gives {logits.shape[1]} classes, data.labels names {classes}")
+    return network.train()
 
 
 def augment(samples: Tensor) -> Tensor:

@@ -66,21 +66,10 @@ def evaluate(
         return Evaluation(cards.rounded(metrics), {"count": len(dataset.test)}, None)
     if judge is None:
         raise TrainingError(f"{loaded.name}: a judge is needed to measure a generator")
-    _check_fit(loaded, dataset, judge)
+    quality.check_generator(loaded.name, loaded.model, dataset, judge)
     metrics = quality.measure_generator(loaded.model, judge, dataset, count, seed)
     how = {"count": count, "seed": seed, "judge": judge.digest}
     return Evaluation(cards.rounded(metrics), how, quality.sample_grid(loaded.model))
-
-
-def _check_fit(loaded: Checkpoint, dataset: Dataset, judge: Judge) -> None:
-    """Refuse what can't be compared: other classes than the judge's, other pictures than the data's."""
-    classes = quality.latent_model(loaded.model).num_classes
-    if classes not in (0, judge.num_classes):
-        raise TrainingError(f"{loaded.name} has {classes} classes, the judge knows {judge.num_classes}")
-    made = list(quality.sample_grid(loaded.model).shape[1:])
-    real = list(dataset.test.pictures.shape[1:])
-    if made != real:
-        raise TrainingError(f"{loaded.name} makes pictures of {made}, the data are {real}")
 
 
 def evaluate_writer(writer: Writer, corpus: Corpus, peer: str) -> Evaluation:
@@ -125,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (TrainingError, CheckpointError) as error:
+    except (TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         print(export(options))
-    except (TrainingError, CheckpointError) as error:
+    except (TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -200,8 +200,11 @@ def check_model(model: nn.Module, labels: tuple[str, ...]) -> None:
         return  # sequence models carry no labels and have nothing that can be tried without a vocabulary
     if labels and len(labels) != model.num_classes:
         raise TrainingError(f"--labels names {len(labels)} classes, the model has {model.num_classes}")
-    with torch.no_grad():
-        samples = model.decode(torch.zeros(2, *model.latent_shape), torch.zeros(2, dtype=torch.int64))
+    try:
+        with torch.no_grad():
+            samples = model.decode(torch.zeros(2, *model.latent_shape), torch.zeros(2, dtype=torch.int64))
+    except Exception as error:  # the operator's code: anything may come
+        raise TrainingError(f"decode fails on 2 latents of shape {model.latent_shape}: {error!r}") from error
     if samples.ndim != 4 or samples.shape[0] != 2 or samples.shape[1] not in (1, 3, 4):
         raise TrainingError(f"decode made {list(samples.shape)} of 2 latents; [2, 1 or 3 or 4, H, W] expected")
     if not bool(torch.isfinite(samples).all()) or float(samples.abs().max()) > 1 + 1e-3:

@@ -32,16 +32,17 @@ class GanObjective:
         """Build both networks with fresh weights from torch's global generator.
 
         Raises:
-            TrainingError: the judge can't be loaded, or the discriminator refuses its arguments.
+            TrainingError: the judge can't be loaded, or a network does not fit the data.
         """
         assert isinstance(recipe.objective, GanRecipe)
         self._recipe, self._options, self._device = recipe, recipe.objective, device
         self._generator = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
-        self._discriminator = _discriminator(self._options).to(device)
+        self._discriminator = _discriminator(self._options, dataset).to(device)
         self.networks = {"generator": self._generator, "discriminator": self._discriminator}
         self.optimizers = {name: adam(network, recipe) for name, network in self.networks.items()}
         self.ema = Ema(self._generator, recipe.ema_decay)
         self._watch = quality.Watch(load_judge(self._options.judge, device), dataset)
+        quality.check_generator("the generator", self.ema.model, dataset, self._watch.judge)
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the generator."""
@@ -103,11 +104,16 @@ def gradient_penalty(logits: Tensor, samples: Tensor, count: int) -> Tensor:
     return squared[:count].mean() + squared[count:].mean()
 
 
-def _discriminator(options: GanRecipe) -> nn.Module:
+def _discriminator(options: GanRecipe, dataset: Dataset) -> nn.Module:
+    """The discriminator, tried once on a picture of the last class."""
+    sample, last = dataset.test.batch(torch.arange(1)).samples, torch.tensor([len(dataset.labels) - 1])
     try:
-        return ConvDiscriminator(**options.discriminator)
-    except (TypeError, ValueError, RuntimeError) as error:
+        network = ConvDiscriminator(**options.discriminator)
+        with torch.no_grad():
+            network(sample, last)
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
         raise TrainingError(f"objective.discriminator {dict(options.discriminator)}: {error}") from error
+    return network
 
 
 def _descend(loss: Tensor, optimizer: Optimizer) -> None:

@@ -91,6 +91,22 @@ def _batches(split: Split, limit: int | None) -> Iterator[Batch]:
         yield split.batch(index)
 
 
+def check_generator(name: str, model: nn.Module, dataset: Dataset, judge: Judge) -> None:
+    """Refuse what can't be compared: other classes than the judge's, other pictures than the data's.
+
+    Raises:
+        TrainingError: the message gives both sides.
+    """
+    classes = latent_model(model).num_classes
+    if judge.num_classes != len(dataset.labels):
+        raise TrainingError(f"the judge knows {judge.num_classes} classes, the data have {len(dataset.labels)}")
+    if classes not in (0, judge.num_classes):
+        raise TrainingError(f"{name} has {classes} classes, the judge knows {judge.num_classes}")
+    made, real = list(sample_grid(model).shape[1:]), list(dataset.test.pictures.shape[1:])
+    if made != real:
+        raise TrainingError(f"{name} makes pictures of {made}, the data are {real}")
+
+
 @torch.no_grad()
 def measure_classifier(model: nn.Module, split: Split) -> dict[str, float]:
     """Share of pictures whose class is found."""

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return train(options.recipe, out=options.out, resume=options.resume, stop_at=options.stop_at)
-    except (TrainingError, CheckpointError) as error:
+    except (TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -30,7 +30,7 @@ class VaeObjective:
         """Build the network with fresh weights from torch's global generator.
 
         Raises:
-            TrainingError: the architecture has no posterior, or the judge can't be loaded.
+            TrainingError: the network has no posterior or does not fit the data, or judge or guide can't be loaded.
         """
         assert isinstance(recipe.objective, VaeRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
@@ -43,6 +43,7 @@ class VaeObjective:
         self.ema = Ema(self._network, recipe.ema_decay)
         self._guide = _guide(self._options, device)
         self._watch = quality.Watch(load_judge(self._options.judge, device), dataset)
+        quality.check_generator("the decoder", self.ema.model, dataset, self._watch.judge)
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One step on the bound, with one sample of the posterior a picture."""

@@ -39,7 +39,7 @@ class Admission:
         """
         if self.rows + rows > self._max_rows:
             raise Overloaded(
-                f"{self.rows} pictures are in flight; {rows} more would exceed the bound of {self._max_rows}",
+                f"{self.rows} pictures and sequences are in flight; {rows} more would exceed {self._max_rows}",
                 retry_after=max(self.backlog_seconds / 2, 0.001),
             )
         self._rows[model] = self.depth(model) + rows

@@ -34,6 +34,7 @@ from app.engine.supervisor import Launch, Worker, WorkerProcess
 from app.errors import ComputeFailed, Draining, ModelNotFound, NotReady, Overloaded, WorkerDied
 from app.telemetry import Telemetry
 
+FIRST_GUESS_TOKENS = 64  # of a sequence, until some have ended
 LOAD_SECONDS = 5.0  # a guess for Retry-After while models are loaded
 
 log = logging.getLogger("genserve.engine")
@@ -306,12 +307,15 @@ class Engine:
 
     def _take_ready(self, lane: _Lane, header: Mapping[str, Any]) -> None:
         models = [_model_info(raw) for raw in header["models"]]
-        self.models = {model.name: model for model in models}
+        for model in models:  # served only if every worker could load it
+            if (known := self.models.get(model.name)) is None or known.error is None:
+                self.models[model.name] = model
         self.runtime = Runtime(**header["runtime"])
         lane.ready = True
         for model in models:
             if model.seconds:
-                lane.admission.learn(model.name, model.seconds[-1] / model.buckets[-1])
+                steps = FIRST_GUESS_TOKENS if model.kind == "sequence" else 1
+                lane.admission.learn(model.name, model.seconds[-1] * steps / model.buckets[-1])
         if all(lane.ready for lane in self._lanes):
             for callback in self._on_ready:
                 callback()
@@ -410,6 +414,6 @@ def _take_part(pending: _Pending, part: Part, pictures: NDArray[np.uint8]) -> No
 
 
 def worker_configs(base: WorkerConfig, devices: Sequence[str], cores: int) -> list[WorkerConfig]:
-    """One configuration a device; CPU workers share the cores unless the operator fixed their threads."""
-    share = base.threads or max(1, cores // max(1, len(devices)))
+    """One configuration a device; CPU workers share all cores but one, which is for HTTP, unless threads are given."""
+    share = base.threads or max(1, (cores - 1) // max(1, len(devices)))
     return [dataclasses.replace(base, device=device, threads=share) for device in devices]

@@ -19,7 +19,7 @@ from app.engine.jobs import WorkerConfig
 from app.engine.link import Frame, FrameReader, LinkError, pack
 
 SOCKET_BUFFER = 1 << 20
-STOP_SECONDS = 10.0
+STOP_SECONDS = 2.0  # by then all is answered that will be: a worker still inside a batch computes for nobody
 # MKL's conditional numerical reproducibility: without it, the bits of a product depend on where in memory its factors
 # lie, and a sequence would change its tokens with its slot (ADR 3).
 WORKER_ENVIRONMENT = {"MKL_CBWR": "AUTO", "PYTHONUNBUFFERED": "1"}

@@ -50,7 +50,8 @@ class Envelope:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._telemetry.requests.labels(route, scope.get("model", ""), str(status)).inc()
         self._telemetry.request_duration.labels(route).observe(seconds)
-        level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
+        quiet = status < 400 or route.startswith("/health/")  # probes come every few seconds
+        level = logging.DEBUG if quiet else logging.INFO if status < 500 else logging.WARNING
         if log.isEnabledFor(level):
             said = {"request_id": scope["request_id"], "method": scope["method"], "route": route, "status": status}
             took = round(seconds * 1000, 1)

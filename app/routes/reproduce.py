@@ -6,12 +6,12 @@ from app.engine.engine import Engine
 from app.engine.jobs import ModelInfo
 
 
-def reproduction_headers(request: Request, info: ModelInfo, seed: int) -> dict[str, str]:
+def reproduction_headers(request: Request, info: ModelInfo, seed: int | None) -> dict[str, str]:
     """Model and digest, seed, runtime; also tells the request log and the metrics which model answered."""
     request.scope["model"] = info.name
     engine: Engine = request.app.state.engine
     return {
         "X-Genserve-Model": info.identity,
-        "X-Genserve-Seed": str(seed),
+        "X-Genserve-Seed": "none" if seed is None else str(seed),
         "X-Genserve-Runtime": str(engine.runtime),
     }

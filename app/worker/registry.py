@@ -97,7 +97,7 @@ def find_folders(weights: Path, names: tuple[str, ...]) -> list[Path]:
         raise RegistryError(f"{weights}: no weights folder {', '.join(missing)} (found: {', '.join(found) or 'none'})")
     if not found:
         raise RegistryError(f"{weights}: holds no weights folder (a folder with a {checkpoint.CONFIG_FILE})")
-    return [found[name] for name in names or found]
+    return [found[name] for name in dict.fromkeys(names or found)]
 
 
 def resolve_device(name: str) -> torch.device:

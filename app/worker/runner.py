@@ -3,6 +3,7 @@
 Knows tensors and the device; holds no policy: which rows make a batch is the batcher's business.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.engine.jobs import Labels, Latents, Pictures
+from app.engine.link import MAX_BODY
 from models.protocols import LatentModel
 
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
@@ -48,7 +50,7 @@ class LatentRunner:
         latents = probe.standard_normal((rows, *model.latent_shape), np.float32)
         labels = probe.integers(max(model.num_classes, 1), size=rows)
         self.image_shape = self._check_output(latents, labels)
-        self.buckets = self._exact_buckets(powers_of_two(max_batch), latents, labels)
+        self.buckets = self._exact_buckets(powers_of_two(min(max_batch, self._most_rows())), latents, labels)
         self.seconds = tuple(self._measure(latents[:size], labels[:size]) for size in self.buckets)
 
     def decode(self, latents: Latents, labels: Labels) -> tuple[Pictures, NDArray[np.bool_]]:
@@ -87,6 +89,10 @@ class LatentRunner:
             raise ModelFault("decode gives non-finite values for a standard normal latent")
         channels, height, width = out.shape[1:]
         return height, width, channels
+
+    def _most_rows(self) -> int:
+        """Rows whose pictures fit into one frame with room to spare."""
+        return max(1, MAX_BODY // 2 // math.prod(self.image_shape))
 
     def _exact_buckets(self, sizes: Sequence[int], latents: Latents, labels: Labels) -> tuple[int, ...]:
         """Sizes from the largest down that agree with it bit by bit; a batch of one agrees at least with itself."""

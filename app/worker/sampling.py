@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.engine.jobs import Sampling
 
+LEAST = -9999.0  # OpenAI's own stand-in for minus infinity, which JSON can't hold
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -130,6 +131,6 @@ def log_probabilities(logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor,
     Returns:
         of the chosen tokens [R], of the likeliest [R, top], and which those are [R, top].
     """
-    logp = torch.log_softmax(logits.float(), dim=-1)
+    logp = torch.log_softmax(logits.float(), dim=-1).clamp(min=LEAST)
     best, which = logp.topk(top, dim=-1)
     return logp.gather(-1, tokens[:, None])[:, 0], best, which

@@ -97,16 +97,42 @@ def test_rounding_keeps_five_digits():
     assert cards.rounded({"a": 0.123456789, "b": 12345.678}) == {"a": 0.12346, "b": 12346.0}
 
 
-def test_the_commit_is_a_hash_or_none(monkeypatch, tmp_path):
-    found = cards.commit()
-    assert found is None or re.fullmatch(r"[0-9a-f]{40}", found)
+def git(*arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+
+def test_the_commit_is_that_of_the_code(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert cards.commit() is None
-    subprocess.run(["git", "init", "-q"], check=True)
+    git("init", "-q")
     assert cards.commit() is None  # nothing committed yet
+    (tmp_path / "training").mkdir()
+    code = tmp_path / "training" / "train.py"
+    code.write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    head = cards.commit()
+    assert re.fullmatch(r"[0-9a-f]{40}", head)
+    (tmp_path / "notes.txt").write_text("not code")
+    assert cards.commit() == head
+    code.write_text("2")
+    assert cards.commit() == f"{head}-dirty"
     monkeypatch.setenv("PATH", "")
     assert cards.commit() is None
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "| commit | not committed at the time |"),
+        ("ab12", "| commit | `ab12` |"),
+        ("ab12-dirty", "| commit | `ab12`, with changes that were not committed at the time |"),
+    ],
+)
+def test_the_readme_says_how_far_the_commit_holds(found, said):
+    assert said in cards.render("tiny", config({**CARD, "commit": found}))
 
 
 def test_the_machine_is_named():

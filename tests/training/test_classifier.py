@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from training.classifier import ClassifierObjective, augment
 from training.data import Loader
+from training.errors import TrainingError
 
 
 def pictures_with_one_point(count):
@@ -35,6 +37,20 @@ def test_it_learns_the_halves(recipe, dataset):
     # mirrored training pictures make left and right one class: two in three can be told
     assert objective.evaluate()["accuracy"] > 0.6
     assert objective.samples() is None
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"image_size": 16}, r"model\.config does not fit pictures of \[1, 8, 8\]"),
+        ({"num_classes": 4}, r"model\.config gives 4 classes, data\.labels names 3"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_refused(recipe, raw_recipe, dataset, config, message):
+    model = raw_recipe("classifier")["model"]
+    model["config"] |= config
+    with pytest.raises(TrainingError, match=message):
+        ClassifierObjective(recipe("classifier", model=model), dataset, torch.device("cpu"))
 
 
 def test_the_product_is_a_normalised_copy(recipe, dataset):

@@ -184,6 +184,12 @@ def test_a_wrong_argument_is_named(run, model, capsys, changes, message):
     assert not Path("weights").exists()
 
 
+def test_a_place_that_cannot_be_written_is_named(run, model, capsys):
+    Path("taken").write_text("a file")
+    assert run(model.state_dict(), weights="taken") == 1
+    assert "taken" in error_of(capsys)
+
+
 def test_a_folder_that_exists_is_kept_unless_forced(run, model, capsys):
     assert run(model.state_dict()) == 0
     digest = checkpoint.load(Path("weights/mine")).config.digest
@@ -240,6 +246,7 @@ def test_ones_own_architecture(run, own_module, monkeypatch, capsys):
         ({"size": 6, "gain": 9.0}, "values outside [-1, 1]"),
         ({"size": 6, "gain": float("nan")}, "values outside [-1, 1]"),
         ({"size": 6, "shape": 3}, "decode made [2, 2, 6, 6] of 2 latents"),
+        ({"size": 6, "shape": "x"}, "decode fails on 2 latents of shape (6,): TypeError"),
     ],
 )
 def test_a_model_that_could_not_be_served_is_refused(run, own_module, monkeypatch, capsys, config, message):

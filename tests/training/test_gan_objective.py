@@ -77,6 +77,28 @@ def test_metrics_name_what_is_watched(objective, dataset):
     assert objective.product() is objective.ema.model
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"base_size": 8}, r"the generator makes pictures of \[1, 16, 16\]"),
+        ({"num_classes": 2}, "generator has 2 classes"),
+    ],
+)
+def test_a_generator_that_does_not_fit_the_data_is_refused(recipe, raw_recipe, dataset, config, message):
+    model = raw_recipe("gan")["model"]
+    model["config"] |= config
+    with pytest.raises(TrainingError, match=message):
+        GanObjective(recipe("gan", model=model), dataset, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("config", [{"image_size": 16}, {"num_classes": 2}, {"image_channels": 3}])
+def test_a_discriminator_that_does_not_fit_the_data_is_refused(recipe, raw_recipe, dataset, config):
+    raw = raw_recipe("gan")["objective"]
+    raw["discriminator"] |= config
+    with pytest.raises(TrainingError, match=r"objective\.discriminator"):
+        GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+
+
 def test_wrong_discriminator_arguments_are_refused_by_name(recipe, raw_recipe, dataset):
     raw = raw_recipe("gan")["objective"] | {"discriminator": {"chanels": [8]}}
     with pytest.raises(TrainingError, match=r"objective\.discriminator.*chanels"):

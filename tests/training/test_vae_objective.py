@@ -83,6 +83,13 @@ def test_metrics_name_what_is_watched(objective):
     assert objective.product() is objective.ema.model
 
 
+def test_a_decoder_that_does_not_fit_the_data_is_refused(recipe, raw_recipe, dataset):
+    model = raw_recipe("vae")["model"]
+    model["config"] |= {"base_size": 8}
+    with pytest.raises(TrainingError, match=r"the decoder makes pictures of \[1, 16, 16\], the data are \[1, 8, 8\]"):
+        VaeObjective(recipe("vae", model=model), dataset, torch.device("cpu"))
+
+
 def test_an_architecture_without_a_posterior_is_refused(recipe, raw_recipe, dataset):
     with pytest.raises(TrainingError, match="'conv-gan' is not a variational autoencoder"):
         VaeObjective(recipe("vae", model=raw_recipe("gan")["model"]), dataset, torch.device("cpu"))

@@ -13,7 +13,7 @@ def test_bound_counts_rows_over_all_models():
     admission.admit("a", 6)
     admission.admit("b", 4)
     assert (admission.rows, admission.depth("a"), admission.depth("b"), admission.depth("c")) == (10, 6, 4, 0)
-    with pytest.raises(Overloaded, match="10 pictures are in flight; 1 more"):
+    with pytest.raises(Overloaded, match="10 pictures and sequences are in flight; 1 more"):
         admission.admit("a", 1)
     assert admission.rows == 10, "a refused job is not counted"
     admission.release("b", 4)

@@ -96,7 +96,12 @@ def test_greedy_takes_the_first_of_equals_whatever_the_noise():
 
 def test_filters_never_empty_the_distribution():
     logits = np.zeros((1, VOCAB))
-    for chosen in (Sampling(top_p=1e-9), Sampling(top_k=1), Sampling(min_p=1.0), Sampling(top_k=1, top_p=1e-9, min_p=1)):
+    for chosen in (
+        Sampling(top_p=1e-9),
+        Sampling(top_k=1),
+        Sampling(min_p=1.0),
+        Sampling(top_k=1, top_p=1e-9, min_p=1),
+    ):
         assert draw(logits, [0.99999], chosen)[1] == [True]
     assert draw(logits, [0.99999], Sampling(top_k=1))[0] == [0]
 

@@ -103,7 +103,9 @@ def test_memory_is_counted():
     assert made.state_bytes == 8 * 128 * 8 + 8 * 8
     tensor = torch.zeros(3, dtype=torch.float16)
     assert state_bytes({"a": [tensor, (tensor,)], "b": "not a tensor"}) == 12
-    assert state_bytes(GPT(vocab_size=8, max_length=4, width=8, layers=2, heads=2).init_state(3)) == 2 * 2 * 3 * 4 * 8 * 4
+    assert (
+        state_bytes(GPT(vocab_size=8, max_length=4, width=8, layers=2, heads=2).init_state(3)) == 2 * 2 * 3 * 4 * 8 * 4
+    )
 
 
 def test_warming_up_leaves_nothing_behind():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from app.engine.jobs import LatentJob, Part, Pictures
 
 TURN_ROWS = 8  # rows that a job may put into a batch before the next job has its turn
+SLACK = 1.1  # a batch size may cost so much more a row than the cheapest one
 OVERLAP_ROWS = 8  # above so many waiting rows, half of them are left for the next batch
 
 log = logging.getLogger("genserve.worker")
@@ -25,6 +26,7 @@ class Runner(Protocol):
     """What the batcher needs of a model."""
 
     buckets: tuple[int, ...]
+    seconds: tuple[float, ...]
 
     def bucket_for(self, rows: int) -> int: ...  # noqa: D102
     def decode(  # noqa: D102
@@ -94,6 +96,9 @@ class DynamicBatcher:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        costs = [seconds / size for size, seconds in zip(runner.buckets, runner.seconds, strict=True)]
+        # On a CPU large batches fall out of its caches and cost more a row; on a GPU the largest is the cheapest.
+        self._largest = max(n for n, cost in zip(runner.buckets, costs, strict=True) if cost <= SLACK * min(costs))
         self._queue: deque[_Waiting] = deque()
         self._waiting_rows = 0
 
@@ -123,11 +128,11 @@ class DynamicBatcher:
         return _result(slices, pictures, errors, self._runner.bucket_for(len(labels)) - len(labels), seconds)
 
     def _batch_rows(self) -> int:
-        """All that waits, or half of it, so that the device works on one half while the other is being answered."""
+        """All that waits up to the cheapest size, or half, so that one half is computed while the other is answered."""
         waiting = self._waiting_rows
         if waiting > OVERLAP_ROWS:
             waiting = max(OVERLAP_ROWS, (waiting + 1) // 2)
-        return min(waiting, self._runner.buckets[-1])
+        return min(waiting, self._largest)
 
     def _take(self, limit: int) -> list[Slice]:
         """Take rows from the queue in turns: a job of 64 rows does not hold up the jobs behind it."""

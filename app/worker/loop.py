@@ -68,17 +68,16 @@ class WorkerLoop:
     def _serve(self) -> None:
         schedule = Schedule(dict(self._lanes))
         while self._open:
+            while self._open and self._frames_wait():
+                self._receive()
             name = schedule.next()
             if name is None:
                 self._receive()
                 continue
-            while self._open and self._frames_wait():
-                self._receive()
-            if self._lanes[name].waiting:  # its last rows may just have been cancelled
-                result = self._lanes[name].tick()
-                schedule.charge(name, result.seconds)
-                header, arrays = result.frame(name)
-                self._send(header, *arrays)
+            result = self._lanes[name].tick()
+            schedule.charge(name, result.seconds)
+            header, arrays = result.frame(name)
+            self._send(header, *arrays)
 
     def _frames_wait(self) -> bool:
         """Whether the other side has said something that was not read yet."""

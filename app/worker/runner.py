@@ -124,9 +124,9 @@ class LatentRunner:
         return torch.cat(parts)
 
     def _measure(self, latents: Latents, labels: Labels) -> float:
-        """Seconds for one batch: the better of two, the first of which also warms this size up."""
+        """Seconds for one batch: the best of four, the first of which also warms this size up."""
         took = []
-        for _ in range(2):
+        for _ in range(4):
             start = time.perf_counter()
             self.decode(latents, labels)
             took.append(time.perf_counter() - start)

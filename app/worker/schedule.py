@@ -1,7 +1,7 @@
 """Which lane works next: lanes share device seconds, not ticks.
 
-Fair queueing by attained service: the lane that has had the fewest seconds goes first, and one that was idle starts
-level with the others instead of collecting credit for its sleep.
+Start-time fair queueing (Goyal et al. 1996): the lane that has had the fewest seconds goes first, and one that was idle
+starts level with the others instead of collecting credit for its sleep.
 """
 
 from typing import Protocol
@@ -23,6 +23,7 @@ class Schedule:
         self._lanes = lanes
         self._had = dict.fromkeys(lanes, 0.0)
         self._busy: set[str] = set()
+        self._clock = 0.0  # where the lane that worked last began: who wakes up begins there too
         self._last = dict.fromkeys(lanes, 0)
         self._turns = 0
 
@@ -30,8 +31,7 @@ class Schedule:
         """The name of the lane that should work now; None when nothing waits anywhere."""
         busy = {name for name, lane in self._lanes.items() if lane.waiting}
         for name in busy - self._busy:
-            level = min((self._had[other] for other in busy & self._busy), default=0.0)
-            self._had[name] = max(self._had[name], level)
+            self._had[name] = max(self._had[name], self._clock)
         self._busy = busy
         return min(busy, key=lambda name: (self._had[name], self._last[name])) if busy else None
 
@@ -39,4 +39,5 @@ class Schedule:
         """Count seconds that a lane has just had."""
         self._turns += 1
         self._last[name] = self._turns  # of two that are level, the one that did not just work goes next
+        self._clock = max(self._clock, self._had[name])
         self._had[name] += seconds

@@ -17,6 +17,7 @@ class EchoRunner:
 
     def __init__(self, buckets=(4, 8, 16)):
         self.buckets = buckets
+        self.seconds = tuple(float(size) for size in buckets)
         self.batches = []
 
     def bucket_for(self, rows):

@@ -40,6 +40,23 @@ def test_an_idle_lane_collects_no_credit():
     assert turns.count("a") == 5, "the newcomer starts level, it does not make up for 100 seconds of sleep"
 
 
+def test_a_lane_that_wakes_while_no_other_waits_collects_no_credit_either():
+    a, b = Lane(1), Lane(0)
+    schedule = Schedule({"a": a, "b": b})
+    for _ in range(100):
+        schedule.charge(schedule.next(), 1.0)
+    a.waiting = 0
+    assert schedule.next() is None
+    b.waiting = 1
+    schedule.charge(schedule.next(), 1.0)
+    a.waiting = 1
+    turns = []
+    for _ in range(10):
+        turns.append(schedule.next())
+        schedule.charge(turns[-1], 1.0)
+    assert turns.count("a") == 5, "b has not slept for 100 seconds to be served first for the next 100"
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0.001, 10))))
 def test_only_waiting_lanes_are_named_and_no_lane_starves(events):
     lanes = {name: Lane() for name in "abc"}

@@ -5,7 +5,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-FIELDS = ("request_id", "method", "route", "model", "status", "milliseconds")
+FIELDS = ("request_id", "method", "route", "model", "status", "code", "milliseconds")
 
 
 class JSONFormatter(logging.Formatter):

@@ -54,6 +54,7 @@ def create_app(
         description="Pictures and text from small generative models, batched.",
         lifespan=_lifespan,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
     app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))

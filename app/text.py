@@ -12,6 +12,16 @@ from tokenizers.decoders import DecodeStream
 INCOMPLETE = "\ufffd"  # what a decoder puts where bytes do not make a character
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """The bytes behind the characters of byte-level BPE (Radford et al. 2019): printable ones stand for themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+BYTES = _byte_alphabet()
+
+
 class Tokenizer:
     """A `tokenizer.json` of the tokenizers library.
 
@@ -37,9 +47,12 @@ class Tokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def token(self, token: int) -> str:
-        """A name for one token: its text, or its raw form when it is only a part of a character."""
+        """A name for one token: its text, or its bytes in hexadecimal when it is only a part of a character."""
         text = self._tokenizer.decode([token], skip_special_tokens=False)
-        return self._tokenizer.id_to_token(token) or text if INCOMPLETE in text else text
+        if INCOMPLETE not in text:
+            return text
+        raw = [BYTES.get(character) for character in self._tokenizer.id_to_token(token) or ""]
+        return text if None in raw or not raw else "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
     def stream(self) -> "Detokenizer":
         """A detokenizer for one sequence."""

@@ -222,8 +222,9 @@ class Engine:
         )
         now = time.perf_counter()
         for index, (number, job) in enumerate(zip(numbers, jobs, strict=True)):
-            self._strands[number] = _Strand(job, lane, stream, index, now)
-            self._send_later(lane, number, job)
+            own = dataclasses.replace(job, request=numbers[0])
+            self._strands[number] = _Strand(own, lane, stream, index, now)
+            self._send_later(lane, number, own)
         return stream
 
     def _admit(self, model: str, rows: int) -> _Lane:

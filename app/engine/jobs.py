@@ -80,6 +80,7 @@ class SequenceJob:
         sampling: how to draw.
         stop_tokens: ids that end the sequence and are not part of it.
         score_prompt: run the prompt token by token, so that each but the first gets log probabilities too.
+        request: whose sequence it is; sequences of one request share its slots. 0: a request of its own.
     """
 
     model: str
@@ -89,6 +90,7 @@ class SequenceJob:
     sampling: Sampling = Sampling()
     stop_tokens: tuple[int, ...] = ()
     score_prompt: bool = False
+    request: int = 0
 
     @property
     def forced(self) -> tuple[int, ...]:

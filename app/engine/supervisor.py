@@ -144,7 +144,7 @@ class Worker(asyncio.Protocol):
             return None
         status = await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
         if status is None:
-            log.warning("worker %d did not end within %.0f s; killing it", self._handle.pid, STOP_SECONDS)
+            log.info("worker %d did not end within %.0f s; killing it", self._handle.pid, STOP_SECONDS)
             self._handle.kill()
             status = await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
         return status

@@ -39,6 +39,7 @@ async def completions(request: Request) -> Response:
     body = await read_json(request, OpenAICompletionRequest)
     if body.stream_options is not None and not body.stream:
         raise InvalidField("stream_options: has no meaning without stream", field="stream_options")
+    request.scope["model"] = completer.text_model(body.model).name
     completion = await completer.begin(_ask(body))
     shape = _Shape(completion)
     headers = reproduction_headers(request, completion.info, completion.seed)

@@ -55,7 +55,7 @@ class Envelope:
         if log.isEnabledFor(level):
             said = {"request_id": scope["request_id"], "method": scope["method"], "route": route, "status": status}
             took = round(seconds * 1000, 1)
-            extra = {**said, "model": scope.get("model", ""), "milliseconds": took}
+            extra = {**said, "model": scope.get("model", ""), "code": scope.get("code", ""), "milliseconds": took}
             log.log(
                 level, "%s %s %d in %.1f ms [%s]", scope["method"], route, status, took, said["request_id"], extra=extra
             )

@@ -46,6 +46,7 @@ async def generate(request: Request) -> Response:
     media_type = negotiate(", ".join(request.headers.getlist("accept")), _offers(body.format))
     image_format: ImageFormat = body.format or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
     packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
+    request.scope["model"] = service.picture_model(body.model).name
     generated = await service.generate(body, Watch(request))
     content = await service.encode(generated, image_format, packing)
     return Response(

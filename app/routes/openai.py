@@ -34,9 +34,14 @@ async def generations(request: Request) -> JSONResponse:
     service: Service = request.app.state.service
     body = await read_json(request, OpenAIImageRequest)
     info = service.picture_model(body.model)
+    request.scope["model"] = info.name
     scale = _scale(body.size, info)
     native = ImageRequest(model=info.name, n=body.n, seed=body.seed, label=_label(body.prompt, info), scale=scale)
-    generated = await service.generate(native, Watch(request))
+    try:
+        generated = await service.generate(native, Watch(request))
+    except InvalidField as error:  # this route knows scale as size
+        field = "size" if error.field == "scale" else error.field
+        raise InvalidField(error.detail.replace("scale:", "size:", 1), field=field) from None
     image_format: ImageFormat = body.output_format or "png"
     files = await service.encode_each(generated, image_format)
     answer = OpenAIImageAnswer(

@@ -63,7 +63,8 @@ def _retry_headers(error: GenserveError) -> dict[str, str]:
 def answer(
     request: Request, status: int, code: str, title: str, detail: str, field: str | None, headers: dict[str, str]
 ) -> Response:
-    """An error in the shape that fits the request's route."""
+    """An error in the shape that fits the request's route; the log and the metrics learn its code."""
+    request.scope["code"] = code
     path = request.url.path
     if path.startswith("/v1/") and path not in NATIVE_ROUTES:
         return JSONResponse(_openai(status, code, detail, field).model_dump(), status, headers)

@@ -34,6 +34,7 @@ async def complete(request: Request) -> Response:
     """`{}` lets the first text model speak; choice j of the request uses seed + j."""
     completer: Completer = request.app.state.completer
     body = await read_json(request, TextRequest)
+    request.scope["model"] = completer.text_model(body.model).name
     completion = await completer.begin(_ask(body))
     headers = reproduction_headers(request, completion.info, completion.seed)
     if body.stream:

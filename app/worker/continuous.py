@@ -6,7 +6,7 @@ its job alone: neighbours, arrival and slot change nothing.
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -43,6 +43,11 @@ class _Sequence:
     tokens: list[int] = field(default_factory=list)
     sent: int = 0
     suspect: bool = False
+
+    @property
+    def request(self) -> int:
+        """Whose sequence it is: its own, when the job does not say."""
+        return self.job.request or self.number
 
     @property
     def row(self) -> Row:
@@ -101,16 +106,18 @@ class ContinuousBatcher:
         """Start with every slot free; `interrupted` tells, between steps, that other work has arrived."""
         self._runner = runner
         self._interrupted = interrupted
-        self._queue: deque[_Sequence] = deque()
+        self._queue: dict[int, deque[_Sequence]] = {}  # by request, in the order of arrival
+        self._queued = 0
         self._suspects: deque[_Sequence] = deque()
         self._slots: list[_Sequence | None] = [None] * runner.slots
+        self._share = max(1, runner.slots - runner.slots // 4)
         self._step_seconds = runner.step_seconds
         self._prefilled_last = False
 
     @property
     def waiting(self) -> int:
         """Sequences not yet over."""
-        return len(self._queue) + len(self._suspects) + self.busy
+        return self._queued + len(self._suspects) + self.busy
 
     @property
     def busy(self) -> int:
@@ -119,11 +126,15 @@ class ContinuousBatcher:
 
     def submit(self, number: int, job: SequenceJob) -> None:
         """Queue a job under its number."""
-        self._queue.append(_Sequence(number, job, time.monotonic()))
+        sequence = _Sequence(number, job, time.monotonic())
+        self._queue.setdefault(sequence.request, deque()).append(sequence)
+        self._queued += 1
 
     def cancel(self, numbers: set[int]) -> None:
         """Forget these jobs, wherever they are; their slots are free at once."""
-        self._queue = deque(sequence for sequence in self._queue if sequence.number not in numbers)
+        kept = {r: deque(s for s in queue if s.number not in numbers) for r, queue in self._queue.items()}
+        self._queue = {request: queue for request, queue in kept.items() if queue}
+        self._queued = sum(map(len, self._queue.values()))
         self._suspects = deque(sequence for sequence in self._suspects if sequence.number not in numbers)
         for slot, sequence in enumerate(self._slots):
             if sequence is not None and sequence.number in numbers:
@@ -146,13 +157,25 @@ class ContinuousBatcher:
         if self._suspects:
             return self.busy == 0  # a suspect runs alone
         alone = any(sequence is not None and sequence.suspect for sequence in self._slots)
-        return bool(self._queue) and None in self._slots and not alone
+        return None in self._slots and not alone and self._upcoming() is not None
+
+    def _upcoming(self) -> deque[_Sequence] | None:
+        """The waiting sequences of the request that is next: the one that holds the fewest slots, of those the first.
+
+        No request holds more than its share of the slots, so that a large one leaves some to a small one behind it.
+        """
+        held = Counter(sequence.request for sequence in self._slots if sequence is not None)
+        first_without = next((request for request in self._queue if not held[request]), None)
+        if first_without is not None:
+            return self._queue[first_without]
+        fewest = min(self._queue, key=held.__getitem__, default=None)  # all of these hold slots: they are few
+        return None if fewest is None or held[fewest] >= self._share else self._queue[fewest]
 
     def _admit(self, start: float) -> tuple[list[Chunk], list[float], int]:
         """Give waiting sequences the lowest free slots, for as long as a tick may last."""
         chunks, waited, prefills = [], [], 0
         while self._may_admit():
-            sequence = self._suspects.popleft() if self._suspects else self._queue.popleft()
+            sequence = self._next()
             slot = self._slots.index(None)
             waited.append(time.monotonic() - sequence.arrived)
             prefills += len(sequence.job.prefix)
@@ -160,6 +183,17 @@ class ContinuousBatcher:
             if time.perf_counter() - start > TICK_SECONDS or self._interrupted():
                 break
         return chunks, waited, prefills
+
+    def _next(self) -> _Sequence:
+        if self._suspects:
+            return self._suspects.popleft()
+        upcoming = self._upcoming()
+        assert upcoming is not None
+        sequence = upcoming.popleft()
+        if not upcoming:
+            del self._queue[sequence.request]
+        self._queued -= 1
+        return sequence
 
     def _prefill(self, slot: int, sequence: _Sequence) -> Chunk:
         if sequence.job.outputs == 0:

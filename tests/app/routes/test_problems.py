@@ -73,4 +73,4 @@ async def test_what_nobody_foresaw_tells_nothing(client, monkeypatch, path):
     assert "internal_error" in response.text
     assert response.headers["x-request-id"]
     metrics = (await client.get("/metrics")).text
-    assert f'code="500",model="",route="{path}"' in metrics
+    assert f'code="500",model="echo",route="{path}"' in metrics

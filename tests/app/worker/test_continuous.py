@@ -526,3 +526,29 @@ def test_ten_thousand_requests_leave_nothing_behind(caplog):
 def test_a_storm_on_the_real_runner(caplog):
     caplog.set_level("ERROR", "genserve.worker")
     storm(Bench("counting", slots=8), 300, random.Random(1))
+
+
+def test_a_large_request_leaves_slots_to_a_small_one_behind_it():
+    bench = Bench()
+    for number in range(1, 3 * SLOTS):
+        bench.submit(number, "large", max_tokens=50, request=99)
+    bench.tick()
+    assert bench.batcher.busy == SLOTS - 1, "a request does not take all slots"
+    bench.submit(500, "small", max_tokens=1)
+    for _ in range(3):
+        bench.tick()
+    assert bench.ends == {500: "length"}, "the small request did not wait for a sequence of the large one to end"
+    bench.drain()
+    assert len(bench.ends) == 3 * SLOTS
+
+
+def test_a_free_slot_goes_to_the_request_that_holds_the_fewest():
+    bench = Bench()
+    for number in range(1, 5):
+        bench.submit(number, "first", max_tokens=40, request=7)
+    bench.submit(5, "second", max_tokens=40, request=8)
+    bench.submit(6, "second", max_tokens=40, request=8)
+    bench.submit(70, "third", max_tokens=1)
+    bench.tick()
+    assert {s.number for s in bench.batcher._slots if s is not None} == {1, 5, 2, 6}
+    assert 70 in bench.ends, "the third request's only sequence had its turn before anybody's second"

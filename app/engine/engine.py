@@ -124,11 +124,6 @@ class Engine:
         return not self.draining and self.failure is None and all(lane.ready for lane in self._lanes)
 
     @property
-    def worker_pids(self) -> list[int | None]:
-        """Process ids of the workers."""
-        return [lane.worker.pid for lane in self._lanes]
-
-    @property
     def in_flight(self) -> int:
         """Jobs and sequences submitted and not yet answered."""
         return len(self._pending) + len(self._strands)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from app.engine.jobs import LatentJob, Part, Pictures
 
 TURN_ROWS = 8  # rows that a job may put into a batch before the next job has its turn
-SLACK = 1.25  # a batch size may cost so much more a row than the cheapest one: fewer, larger frames make up for it
+SLACK = 1.1  # a batch size may cost so much more a row than the cheapest one
 OVERLAP_ROWS = 8  # above so many waiting rows, half of them are left for the next batch
 
 log = logging.getLogger("genserve.worker")

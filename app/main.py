@@ -93,6 +93,7 @@ def _base_config(settings: Settings) -> WorkerConfig:
     return WorkerConfig(
         weights=str(settings.weights),
         models=settings.models,
+        dtype=settings.dtype,
         threads=settings.threads,
         max_batch=settings.max_batch,
         max_slots=settings.max_slots,

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
         "stop", description="what to do about a weights folder that can't be loaded"
     )
     device: str = Field("auto", pattern=DEVICE_PATTERN, description="auto, cpu, cuda or cuda:i; several with commas")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="precision of picture models; auto: bf16 where the CPU computes in it, else fp32"
+    )
     threads: int = Field(0, ge=0, le=1024, description="compute threads of each worker; 0: (cores - 1) / workers")
     memory_limit: int = Field(0, ge=0, description="bytes that all models of a worker may take; 0: what is free")
     max_batch: int = Field(64, ge=1, le=1024, description="largest batch of pictures")

@@ -88,7 +88,7 @@ class Engine:
 
     Attributes:
         models: what the workers serve (or failed to load) by name; empty until they are ready.
-        runtime: device, dtype, torch build and threads of the workers; None until they are ready.
+        runtime: device, torch build and threads of the workers; None until they are ready.
         failure: why the engine can't go on; None while all is well.
     """
 

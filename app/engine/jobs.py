@@ -143,6 +143,7 @@ class WorkerConfig:
         weights: folder of weights folders.
         models: names to load; empty for all.
         device: auto, cpu, cuda or cuda:i.
+        dtype: precision of latent models: auto, fp32 or bf16.
         threads: compute threads; 0 leaves torch's default.
         max_batch: largest batch of a latent model.
         max_slots: sequences that a sequence model runs at once.
@@ -154,6 +155,7 @@ class WorkerConfig:
     weights: str
     models: tuple[str, ...] = ()
     device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int = 0
     max_batch: int = 64
     max_slots: int = 32
@@ -171,6 +173,7 @@ class ModelInfo:
         kind: "latent" or "sequence".
         architecture: key in the model dicts.
         digest: sha256 over architecture, its arguments and its weights.
+        dtype: precision that it computes in, as torch names it.
         parameters: number of parameters.
         memory_bytes: parameters and buffers on the device.
         created: modification time of the weights, Unix seconds.
@@ -193,6 +196,7 @@ class ModelInfo:
     kind: Kind = "latent"
     architecture: str = ""
     digest: str = ""
+    dtype: str = "float32"
     parameters: int = 0
     memory_bytes: int = 0
     created: int = 0
@@ -221,12 +225,15 @@ class Runtime:
     """What else decides an output besides the model: the parts of the seed contract that the operator chose."""
 
     device: str
-    dtype: str
     torch: str
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.device}; {self.dtype}; torch {self.torch}; threads={self.threads}"
+        return f"{self.device}; torch {self.torch}; threads={self.threads}"
+
+    def of(self, model: ModelInfo) -> str:
+        """The runtime of one model, for a header."""
+        return f"{self.device}; {model.dtype}; torch {self.torch}; threads={self.threads}"
 
 
 @dataclass(frozen=True, slots=True)

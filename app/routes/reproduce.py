@@ -10,8 +10,9 @@ def reproduction_headers(request: Request, info: ModelInfo, seed: int | None) ->
     """Model and digest, seed, runtime; also tells the request log and the metrics which model answered."""
     request.scope["model"] = info.name
     engine: Engine = request.app.state.engine
+    assert engine.runtime is not None, "a model answered, so its worker is ready"
     return {
         "X-Genserve-Model": info.identity,
         "X-Genserve-Seed": "none" if seed is None else str(seed),
-        "X-Genserve-Runtime": str(engine.runtime),
+        "X-Genserve-Runtime": engine.runtime.of(info),
     }

@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from app.engine.jobs import ModelInfo, Runtime, WorkerConfig
 from app.text import Tokenizer
+from app.worker import packing
 from app.worker.continuous import ContinuousBatcher
 from app.worker.dynamic import DynamicBatcher
 from app.worker.runner import LatentRunner, ModelFault
@@ -24,7 +26,7 @@ from models import checkpoint
 from models.checkpoint import Checkpoint, CheckpointError
 from models.protocols import LatentModel, SequenceModel
 
-BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32
+BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32, or loaded in it before they are made smaller
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
@@ -119,10 +121,17 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_dtype(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
+    """The precision that latent models are served in."""
+    if name == "auto":
+        name = "bf16" if device.type == "cpu" and packing.has_fast_bf16() else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
 def describe(device: torch.device) -> Runtime:
     """What decides the bits of an output besides the model."""
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return Runtime(kind, "float32", torch.__version__, torch.get_num_threads())
+    return Runtime(kind, torch.__version__, torch.get_num_threads())
 
 
 def available_bytes(device: torch.device) -> int:
@@ -208,9 +217,11 @@ def _latent_lane(
         raise ModelFault(f"{info.architecture} lacks latent_shape, num_classes or decode")
     if info.labels and len(info.labels) != model.num_classes:
         raise ModelFault(f"{len(info.labels)} labels where the network has {model.num_classes} classes")
-    runner = LatentRunner(model, device, config.max_batch)
+    runner = LatentRunner(model, device, config.max_batch, resolve_dtype(config.dtype, device))
     measured = dataclasses.replace(
         info,
+        dtype=str(runner.dtype).removeprefix("torch."),
+        memory_bytes=info.memory_bytes * runner.dtype.itemsize // torch.float32.itemsize,
         latent_shape=tuple(model.latent_shape),
         num_classes=model.num_classes,
         image_shape=runner.image_shape,

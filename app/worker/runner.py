@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from app.engine.jobs import Labels, Latents, Pictures
 from app.engine.link import MAX_BODY
+from app.worker import packing
 from models.protocols import LatentModel
 
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
@@ -31,24 +33,34 @@ class LatentRunner:
     largest, wherever it lies and whoever its batch-mates are: the seed contract rests on it.
 
     Attributes:
+        dtype: precision that the network computes in.
         buckets: exact batch sizes, ascending.
         seconds: of compute for a batch of each bucket, measured at warm-up.
         image_shape: (height, width, channels).
     """
 
-    def __init__(self, model: LatentModel, device: torch.device, max_batch: int) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, max_batch: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         """Warm up every bucket up to `max_batch`, keep the exact ones and measure them.
+
+        Args:
+            model: a `LatentModel` in evaluation mode and float32.
+            device: where it is.
+            max_batch: largest batch to try.
+            dtype: precision to compute in, where it gives the pictures of float32.
 
         Raises:
             ModelFault: a batch of one raises, or gives anything but finite [N, C, H, W] with C in (1, 3, 4).
             Exception: whatever a larger batch raises.
         """
-        self._model = model
+        assert isinstance(model, LatentModel)
         self._device = device
         rows = max(PROBE_ROWS, max_batch)
         probe = np.random.Generator(np.random.Philox(key=0))
         latents = probe.standard_normal((rows, *model.latent_shape), np.float32)
         labels = probe.integers(max(model.num_classes, 1), size=rows)
+        self._model, self.dtype = self._prepared(model, dtype, latents[:PROBE_ROWS], labels[:PROBE_ROWS])
         self.image_shape = self._check_output(latents, labels)
         self.buckets = self._exact_buckets(powers_of_two(min(max_batch, self._most_rows())), latents, labels)
         self.seconds = tuple(self._measure(latents[:size], labels[:size]) for size in self.buckets)
@@ -73,9 +85,19 @@ class LatentRunner:
         return next(size for size in self.buckets if size >= rows)
 
     def _forward(self, latents: Latents, labels: Labels) -> torch.Tensor:
-        x = torch.from_numpy(latents).to(self._device, non_blocking=True)
+        x = torch.from_numpy(latents).to(self._device, self.dtype, non_blocking=True)
         y = torch.from_numpy(labels).to(self._device, non_blocking=True)
         return self._model.decode(x, y)
+
+    def _prepared(
+        self, model: nn.Module, dtype: torch.dtype, latents: Latents, labels: Labels
+    ) -> tuple[LatentModel, torch.dtype]:
+        if self._device.type == "cpu":
+            model, dtype = packing.prepare(model, dtype, torch.from_numpy(latents), torch.from_numpy(labels))
+        else:
+            model = model.to(dtype)
+        assert isinstance(model, LatentModel)
+        return model, dtype
 
     def _check_output(self, latents: Latents, labels: Labels) -> tuple[int, int, int]:
         with torch.inference_mode():

@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+import torch
 
 from app.engine.jobs import WorkerConfig
 from app.engine.link import FrameReader, pack
@@ -73,7 +74,7 @@ def z(*first):
 def test_ready_frame_describes_models_and_runtime(ready):
     assert ready.info.type == "ready"
     assert [model["name"] for model in ready.info.header["models"]] == ["echo", "other"]
-    assert ready.info.header["runtime"]["dtype"] == "float32"
+    assert ready.info.header["runtime"]["torch"] == torch.__version__
 
 
 def test_jobs_in_batches_out(ready):

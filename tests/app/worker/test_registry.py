@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.engine.jobs import LatentJob, WorkerConfig
-from app.worker import registry
+from app.worker import packing, registry
 from app.worker.registry import RegistryError
 from tests import fakes
 
@@ -30,21 +30,29 @@ def folder(config, name):
     return registry.Path(config.weights) / name
 
 
+def test_precision_is_half_where_the_cpu_has_it(config, monkeypatch):
+    for fast, dtype, size in ((True, "bfloat16", 8), (False, "float32", 16)):
+        monkeypatch.setattr(packing, "has_fast_bf16", lambda fast=fast: fast)
+        alpha, _ = registry.load(config).models
+        assert (alpha.dtype, alpha.memory_bytes) == (dtype, size)
+    assert registry.load(with_(config, dtype="bf16")).models[0].dtype == "bfloat16"
+    assert registry.resolve_dtype("auto", torch.device("cuda")) == torch.float32
+
+
 def test_all_models_are_loaded_warmed_and_described(config):
-    loaded = registry.load(config)
+    loaded = registry.load(with_(config, dtype="fp32"))
     assert list(loaded.lanes) == ["alpha", "beta"]
     alpha, beta = loaded.models
     assert (alpha.name, alpha.architecture, alpha.kind) == ("alpha", "small-batches-differ", "latent")
     assert (alpha.buckets, beta.buckets) == ((4, 8), (1, 2, 4, 8))
     assert (alpha.image_shape, alpha.latent_shape, alpha.num_classes) == ((4, 4, 3), (4,), 10)
-    assert (alpha.parameters, alpha.memory_bytes) == (4, 16)
+    assert (alpha.parameters, alpha.memory_bytes, alpha.dtype) == (4, 16, "float32")
     assert alpha.labels == fakes.LABELS
     assert alpha.card == {"license": "none"}
     assert len(alpha.digest) == 64
     assert alpha.created == int((folder(config, "alpha") / "model.safetensors").stat().st_mtime)
     assert alpha.error is None
     assert loaded.runtime.device == "cpu"
-    assert loaded.runtime.dtype == "float32"
     assert loaded.runtime.torch == torch.__version__
     assert loaded.runtime.threads == torch.get_num_threads()
 

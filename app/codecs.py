@@ -1,10 +1,12 @@
-"""Pictures to bytes: PNG and WebP with provenance, grids, ZIP archives. numpy and Pillow; no model, no request.
+"""Pictures to bytes: PNG and WebP with provenance, grids, ZIP archives. numpy, isal and Pillow; no model, no request.
 
 The same picture and provenance give the same bytes: nothing that varies (time, request id) goes into them.
 """
 
+import functools
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +14,9 @@ from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from app.engine.jobs import Pictures
 
@@ -21,8 +24,11 @@ ImageFormat = Literal["png", "webp"]
 MEDIA_TYPES: Mapping[ImageFormat, str] = {"png": "image/png", "webp": "image/webp"}
 MAX_WEBP_SIDE = 16383  # a limit of the format
 PNG_LEVEL = 1
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # by number of channels: grey, RGB, RGBA
+PNG_UP = 2  # the filter: every row as its difference from the row above
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that ZIP can hold; a real one would change the bytes
-PNG_XMP_KEYWORD = "XML:com.adobe.xmp"
+PNG_XMP_HEAD = b"XML:com.adobe.xmp\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
 AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
@@ -53,15 +59,41 @@ class Provenance:
 
 def encode(picture: Pictures, image_format: ImageFormat, provenance: Provenance) -> bytes:
     """One picture [H, W, C] (C of 1, 3 or 4) as a PNG or lossless WebP file."""
+    xmp = provenance.xmp().encode()
+    if image_format == "png":
+        return _png(picture, xmp)
     image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
     out = io.BytesIO()
-    if image_format == "png":
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt(PNG_XMP_KEYWORD, provenance.xmp())
-        image.save(out, "png", compress_level=PNG_LEVEL, pnginfo=info)
-    else:
-        image.save(out, "webp", lossless=True, xmp=provenance.xmp().encode())
+    image.save(out, "webp", lossless=True, xmp=xmp)
     return out.getvalue()
+
+
+def _png(picture: Pictures, xmp: bytes) -> bytes:
+    """The PNG file (ISO/IEC 15948) of a picture [H, W, C].
+
+    Pillow would do, but takes three (28 x 28) to seventeen (224 x 224) times as long.
+    """
+    height, width, channels = picture.shape
+    flat = picture.reshape(height, width * channels)
+    rows = np.empty((height, 1 + width * channels), np.uint8)
+    rows[:, 0] = PNG_UP
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    data = isal_zlib.compress(rows, PNG_LEVEL)
+    head, end = _png_ends(height, width, channels)
+    return b"".join((head, *_chunk(b"iTXt", PNG_XMP_HEAD + xmp), *_chunk(b"IDAT", data), end))
+
+
+@functools.lru_cache(maxsize=256)
+def _png_ends(height: int, width: int, channels: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the chunks that differ between pictures of one size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, PNG_COLOUR_TYPES[channels], 0, 0, 0)
+    return b"".join((PNG_SIGNATURE, *_chunk(b"IHDR", header))), b"".join(_chunk(b"IEND", b""))
+
+
+def _chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    checksum = isal_zlib.crc32(content, isal_zlib.crc32(kind))
+    return len(content).to_bytes(4, "big"), kind, content, checksum.to_bytes(4, "big")
 
 
 def enlarge(pictures: Pictures, scale: int) -> Pictures:

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp
 
 from app import schemas
 from app.completion import Completer
@@ -32,6 +33,8 @@ DOCUMENTED = (
     schemas.OpenAICompletionRequest,
     schemas.Problem,
 )
+
+DIRECT = {("POST", "/v1/images/generate"): images.generate}
 
 log = logging.getLogger("genserve")
 
@@ -55,15 +58,26 @@ def create_app(
         lifespan=_lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours is /metrics; looking for others costs
     )
     app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
     app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))
     for module in (images, text, openai, completions, models, health, metrics):
         app.include_router(module.router)
     problems.install(app)
-    app.add_middleware(Envelope, telemetry=telemetry)
+    _enclose(app, telemetry)
     _document(app)
     return app
+
+
+def _enclose(app: FastAPI, telemetry: Telemetry) -> None:
+    """Put the envelope around everything that the framework puts around the routes."""
+    build = app.build_middleware_stack
+
+    def build_enclosed() -> ASGIApp:
+        return Envelope(build(), telemetry, DIRECT)
+
+    app.build_middleware_stack = build_enclosed  # type: ignore[method-assign]
 
 
 @asynccontextmanager

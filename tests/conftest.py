@@ -59,7 +59,7 @@ def settings(weights: Path) -> Callable[..., Settings]:
     """Settings for the fake models; keyword arguments override."""
 
     def make(**fields) -> Settings:
-        return Settings(**{"weights": weights, "models_module": "tests.fakes", "device": "cpu", "threads": 1, **fields})
+        return Settings(**{"weights": weights, "models_module": "tests.fakes", "device": "cpu", "dtype": "fp32", "threads": 1, **fields})
 
     return make
 

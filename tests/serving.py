@@ -17,7 +17,12 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "GENSERVE_MODELS_MODULE": "tests.fakes", "GENSERVE_THREADS": "1"}
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "GENSERVE_MODELS_MODULE": "tests.fakes",
+    "GENSERVE_THREADS": "1",
+    "GENSERVE_DTYPE": "fp32",  # so that what the fakes paint is exact
+}
 PATIENCE = 90.0  # seconds; generous, because the machine may be busy with other work
 START_PATIENCE = 300.0  # warm-up runs every batch size several times
 

@@ -69,10 +69,12 @@ async def generate_alone(url, found):
             assert response.content == content, body
 
 
-@pytest.mark.parametrize("each", [6, pytest.param(REQUESTS, marks=pytest.mark.slow)])
-async def test_bytes_alone_in_any_batch_and_after_a_restart(each):
+@pytest.mark.parametrize(
+    ("each", "dtype"), [(6, "fp32"), (6, "auto"), pytest.param(REQUESTS, "auto", marks=pytest.mark.slow)]
+)
+async def test_bytes_alone_in_any_batch_and_after_a_restart(each, dtype):
     """With 64 requests a model, more than 1,000 pictures of each: minutes of single requests on a busy machine."""
-    env = {"GENSERVE_MAX_QUEUE": str(64 * REQUESTS)}
+    env = {"GENSERVE_MAX_QUEUE": str(64 * REQUESTS), "GENSERVE_DTYPE": dtype}
     if each == REQUESTS:
         env["GENSERVE_THREADS"] = "0"  # what a user gets; several threads crawl when the machine is busy
     flags = ("--weights", str(COMMITTED), "--models", ",".join(MODELS))

@@ -19,6 +19,7 @@ PREFIX = struct.Struct("!II")
 MAX_HEADER = 64 << 20
 MAX_BODY = 1 << 30
 DTYPES: Mapping[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": np.dtype("<i8"), "uint8": np.dtype("u1")}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class LinkError(Exception):
@@ -46,9 +47,9 @@ def pack(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> list
     """
     described = []
     for array in arrays:
-        if array.dtype.name not in DTYPES:
+        if (name := DTYPE_NAMES.get(array.dtype)) is None:
             raise LinkError(f"arrays of dtype {array.dtype} do not travel")
-        described.append((array.dtype.name, array.shape))
+        described.append((name, array.shape))
     packed: bytes = msgpack.packb({**header, "arrays": described})
     body = sum(array.nbytes for array in arrays)
     if len(packed) > MAX_HEADER or body > MAX_BODY:

@@ -1,5 +1,6 @@
 """Content negotiation (RFC 9110, section 12.5.1)."""
 
+import functools
 from collections.abc import Sequence
 
 from app.errors import NotAcceptable
@@ -7,7 +8,8 @@ from app.errors import NotAcceptable
 MAX_RANGES = 64
 
 
-def negotiate(accept: str, offers: Sequence[str]) -> str:
+@functools.lru_cache(maxsize=256)
+def negotiate(accept: str, offers: tuple[str, ...]) -> str:
     """The offer that Accept prefers: by quality, then by how exactly it was named, then by our own order.
 
     Raises:

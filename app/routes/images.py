@@ -16,9 +16,9 @@ ZIP, JSON = "application/zip", "application/json"
 router = APIRouter()
 
 
-def _offers(image_format: ImageFormat | None) -> list[str]:
-    images = [MEDIA_TYPES[image_format]] if image_format else list(MEDIA_TYPES.values())
-    return [*images, ZIP, JSON]
+def _offers(image_format: ImageFormat | None) -> tuple[str, ...]:
+    images = (MEDIA_TYPES[image_format],) if image_format else tuple(MEDIA_TYPES.values())
+    return *images, ZIP, JSON
 
 
 @router.post(

@@ -31,9 +31,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
+def own_error(request: Request, error: GenserveError) -> Response:
+    """The answer to one of our own errors."""
+    return answer(request, error.status, error.code, error.title, error.detail, error.field, _retry_headers(error))
+
+
+def bug(request: Request) -> Response:
+    """The answer to what nobody foresaw; the traceback is in the log, not here."""
+    detail = "an unexpected error; see the server's log"
+    return answer(request, 500, GenserveError.code, GenserveError.title, detail, None, {})
+
+
 async def _on_own_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GenserveError)
-    return answer(request, error.status, error.code, error.title, error.detail, error.field, _retry_headers(error))
+    return own_error(request, error)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -45,10 +56,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, _: Exception) -> Response:
-    """What nobody foresaw; the traceback is in the log, not in the answer."""
-    detail = "an unexpected error; see the server's log"
-    headers = {"X-Request-Id": request.scope["request_id"]}  # this answer is made outside the envelope
-    return answer(request, 500, GenserveError.code, GenserveError.title, detail, None, headers)
+    return bug(request)
 
 
 def _retry_headers(error: GenserveError) -> dict[str, str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.errors import NotAcceptable
 from app.routes.accept import negotiate
 
-OFFERS = ["image/png", "image/webp", "application/zip", "application/json"]
+OFFERS = ("image/png", "image/webp", "application/zip", "application/json")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
+from app.errors import Overloaded
 from app.routes.connection import ClientLeft
 from app.routes.envelope import Envelope
 from app.telemetry import Telemetry
@@ -94,7 +95,7 @@ async def test_departed_clients_are_no_errors(error):
     async def app(scope, receive, send):
         raise error
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(_complete(Envelope(app, telemetry)))) as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(_complete(Envelope(app, telemetry, {})))) as client:
         await client.get("http://test/")
     assert (
         telemetry.registry.get_sample_value(
@@ -102,6 +103,33 @@ async def test_departed_clients_are_no_errors(error):
         )
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"), [(Overloaded("full"), 429, "overloaded"), (RuntimeError("a bug"), 500, "internal_error")]
+)
+async def test_errors_of_a_route_that_is_called_directly(error, status, code):
+    async def endpoint(request):
+        raise error
+
+    telemetry = Telemetry()
+    envelope = Envelope(None, telemetry, {("POST", "/v1/images/generate"): endpoint})
+    transport = httpx.ASGITransport(envelope, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport) as client:
+        response = await client.post("http://test/v1/images/generate", headers={"X-Request-Id": "mine"})
+    assert (response.status_code, response.json()["code"], response.headers["x-request-id"]) == (status, code, "mine")
+    labels = {"route": "/v1/images/generate", "model": "", "code": str(status)}
+    assert telemetry.registry.get_sample_value("genserve_requests_total", labels) == 1
+
+
+async def test_a_bug_in_a_route_that_is_called_directly_reaches_the_server_s_log():
+    async def endpoint(request):
+        raise RuntimeError("a bug")
+
+    envelope = Envelope(None, Telemetry(), {("POST", "/v1/images/generate"): endpoint})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(envelope)) as client:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await client.post("http://test/v1/images/generate")
 
 
 def _complete(app):

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of picture models; auto: bf16 where the CPU computes in it, else fp32"
     )
-    threads: int = Field(0, ge=0, le=1024, description="compute threads of each worker; 0: (cores - 1) / workers")
+    threads: int = Field(0, ge=0, le=1024, description="compute threads of each CPU worker; 0: cores / workers")
     memory_limit: int = Field(0, ge=0, description="bytes that all models of a worker may take; 0: what is free")
     max_batch: int = Field(64, ge=1, le=1024, description="largest batch of pictures")
     max_slots: int = Field(32, ge=1, le=1024, description="sequences that a text model runs at once")

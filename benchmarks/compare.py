@@ -9,6 +9,7 @@ the parts of the limit. The service runs as it is shipped. Prints a table, write
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def find_best(subject: Subject, peers: Sequence[str], seconds: float, path: Path
 
 
 def _key(subject: Subject, name: str) -> str:
-    return f"{subject.name} {subject.dtype} {name}"
+    return f"{subject.name} {subject.dtype}{' packed' if subject.packed else ''} {name}"
 
 
 def _remember(path: Path, subject: Subject, name: str, entry: Mapping[str, Any]) -> None:
@@ -107,7 +108,8 @@ def compare(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
         for name, choice in choices.items()
     }
     composed = limit.measure(subject.name, subject.conditional, options.seconds)
-    return {"dtype": subject.dtype, "runtime": subject.runtime, "servers": servers, "limit": composed.as_json()}
+    about = {"dtype": subject.dtype, "runtime": subject.runtime, "packed_peers": subject.packed}
+    return {**about, "servers": servers, "limit": composed.as_json()}
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
@@ -125,16 +127,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep-seconds", type=float, default=2, help="of each load while searching")
     parser.add_argument("--no-sweep", action="store_true", help="run the peers as the last search found best")
     parser.add_argument("--no-open", action="store_true", help="leave out the open loops")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the peers; the service's own by default")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of all; by default what the service chooses")
+    parser.add_argument("--packed-peers", action="store_true", help="give the peers the network as our worker packs it")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server that runs is ended too
     run: dict[str, Any] = {**machine.describe(), "generators": {}}
     for name in options.generators:
-        run["generators"][name] = compare(Subject(name, options.dtype), options)
+        run["generators"][name] = compare(Subject(name, options.dtype, options.packed_peers), options)
         _write(options.out / "compare.json", run)
     print(report.full(run))
 

@@ -44,7 +44,8 @@ def table(name: str, run: Mapping[str, Any]) -> str:
     servers, counts = run["servers"], list(run["servers"][OURS]["closed"])
     columns = "".join(f"{count:>9}" for count in counts)
     header = f"{'':<12}{columns}{'p99 at 32':>13}{'failed':>9}  how it was run"
-    lines = [f"{name}, {run['dtype']}: requests/s by clients", header]
+    packed = ", peers with our packed network" if run.get("packed_peers") else ""
+    lines = [f"{name}, {run['dtype']}{packed}: requests/s by clients", header]
     lines += [_line(server, servers[server], counts) for server in servers]
     lines.append(_ratio(servers, counts))
     return "\n".join([*lines, *_limit(run)])

@@ -26,6 +26,7 @@ HEADERS = {"Content-Type": "application/json"}
 START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90.0, 5.0, 30.0
 SEED, LABEL = 7, 7
 TOLERANCE = {"float32": 1, "bfloat16": 6}  # grey levels
+SETTING = {"float32": "fp32", "bfloat16": "bf16"}  # as the service's setting calls them
 TICKS = os.sysconf("SC_CLK_TCK")
 MODULES = {
     "fastapi": "benchmarks.peers.plain_fastapi",
@@ -33,6 +34,11 @@ MODULES = {
     "mosec": "benchmarks.peers.mosec_server",
     "bentoml": "benchmarks.peers.bentoml_service",
 }
+
+
+# What was measured to help, or keeps a peer from calling home. OpenMP's threads spin at barriers by default, which
+# keeps the cores from LitServe's other processes; mosec is faster so.
+HELPS = {"litserve": {"OMP_WAIT_POLICY": "PASSIVE"}, "bentoml": {"BENTOML_DO_NOT_TRACK": "True"}}
 
 
 class ServerError(Exception):
@@ -62,16 +68,17 @@ class Launch:
         return f"http://127.0.0.1:{self.port}{self.path}"
 
 
-def ours(generator: str) -> Launch:
-    """`genserve serve` as it is shipped, with this one model."""
+def ours(generator: str, dtype: str | None = None) -> Launch:
+    """`genserve serve` as it is shipped, with this one model; a dtype only when another than its own is asked for."""
     folder, port = folder_of(generator), free_port()
     command = [sys.executable, "-m", "app.cli", "serve", "--weights", str(folder.parent), "--models", generator]
-    return Launch("genserve", [*command, "--port", str(port)], port, "/v1/images/generate")
+    environment = {"GENSERVE_DTYPE": SETTING[dtype]} if dtype else {}
+    return Launch("genserve", [*command, "--port", str(port)], port, "/v1/images/generate", environment)
 
 
 def peer(name: str, config: Config) -> Launch:
     """A peer in its own environment."""
-    environment = {"PYTHONPATH": str(ROOT), "BENTOML_DO_NOT_TRACK": "True", **config.environment()}
+    environment = {"PYTHONPATH": str(ROOT), **HELPS.get(name, {}), **config.environment()}
     return Launch(name, [str(VENVS / name / "bin/python"), "-m", MODULES[name]], config.port, ROUTE, environment)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from app.bench import load, wrk
 from app.bench.result import Result
 from app.bench.target import PICTURE, Target
-from benchmarks import server, sweep
+from benchmarks import report, server, sweep
 from benchmarks.generators import folder_of
 from benchmarks.peers.contract import Body, Config
 from benchmarks.server import HEADERS, Launch, ServerError, cpu_seconds, running
@@ -31,22 +31,19 @@ class Subject:
     Attributes:
         name: of the generator.
         conditional: it has labels.
-        runtime: what the service says that it runs on, as shipped.
-        dtype: of the peers, the service's own unless another is asked for.
+        runtime: what the service says that it runs on.
+        dtype: that all servers compute in: the service's own choice, unless another is asked for.
+        packed: the peers' networks are prepared for the CPU as the service's worker prepares its own.
     """
 
-    def __init__(self, name: str, dtype: str | None = None) -> None:
-        self.name = name
+    def __init__(self, name: str, dtype: str | None = None, packed: bool = False) -> None:
+        self.name, self.packed, self._asked = name, packed, dtype
         self._folder = folder_of(name)
         self.conditional = bool(checkpoint.read_config(self._folder).labels)
         self._body = server.request_body(self.conditional)
         self._reference = self._make_reference()
         self.runtime = self._ask_runtime()
-        self.dtype = dtype or self._own_dtype
-
-    @property
-    def _own_dtype(self) -> str:
-        return self.runtime.split("; ")[1]
+        self.dtype = self.runtime.split("; ")[1]
 
     def _make_reference(self) -> NDArray[np.uint8]:
         from benchmarks.peers.generator import Generator  # imports torch
@@ -56,19 +53,19 @@ class Subject:
         return np.asarray(Image.open(io.BytesIO(content)))
 
     def _ask_runtime(self) -> str:
-        launch = server.ours(self.name)
+        launch = self._launch(report.OURS, None)
         with running(launch):
             return server.ask(launch, self._body)[1]["x-genserve-runtime"]
 
     def _launch(self, name: str, choice: Choice | None) -> Launch:
         """The service, or a peer in this configuration, on a free port."""
         if choice is None:
-            return server.ours(self.name)
-        return server.peer(name, Config(self._folder, server.free_port(), self.dtype, **vars(choice)))
+            return server.ours(self.name, self._asked)
+        config = Config(self._folder, server.free_port(), self.dtype, packed=int(self.packed), **vars(choice))
+        return server.peer(name, config)
 
-    def _check(self, launch: Launch, choice: Choice | None) -> None:
-        dtype = self.dtype if choice else self._own_dtype
-        server.check(launch, dtype, self.conditional, self._reference)
+    def _check(self, launch: Launch) -> None:
+        server.check(launch, self.dtype, self.conditional, self._reference)
         wrk.closed_loop(launch.url, self._body, sweep.CLIENTS, WARM_SECONDS, HEADERS)
 
     def closed(self, name: str, choice: Choice | None, clients: Sequence[int], seconds: float) -> dict[str, Any]:
@@ -79,7 +76,7 @@ class Subject:
         """
         launch, found = self._launch(name, choice), {}
         with running(launch) as process:
-            self._check(launch, choice)
+            self._check(launch)
             for count in clients:
                 before = cpu_seconds(process.pid)
                 result = wrk.closed_loop(launch.url, self._body, count, seconds, HEADERS)
@@ -104,7 +101,7 @@ class Subject:
         launch, found = self._launch(name, choice), []
         target = Target(self.name, "", PICTURE, launch.url, self._body)
         with running(launch):
-            self._check(launch, choice)
+            self._check(launch)
             for rate in rates:
                 result = asyncio.run(load.open_loop(target, rate, seconds, ARRIVALS_SEED))
                 found.append({"offered": rate, **_fields(result)})

@@ -11,11 +11,15 @@ CORES = 2
 SHAPES = ((1, 1), (1, 2), (2, 1))  # workers, threads of each
 CLIENTS = 32
 FINALISTS = 2
+BOUND = 100
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to run a peer; the fields are those of `peers.contract.Config`."""
+    """One way to run a peer; the fields are those of `peers.contract.Config`.
+
+    `window` is in milliseconds; from `BOUND` on it is no window but BentoML's bound on latency.
+    """
 
     workers: int
     threads: int
@@ -25,7 +29,8 @@ class Choice:
 
     def __str__(self) -> str:
         many = f"{_count(self.workers, 'worker')} x {_count(self.threads, 'thread')}"
-        batch = f", batch <= {self.max_batch}, window {self.window} ms" if self.max_batch > 1 else ""
+        window = f"{'latency bound' if self.window >= BOUND else 'window'} {self.window} ms"
+        batch = f", batch <= {self.max_batch}, {window}" if self.max_batch > 1 else ""
         return f"{many}{batch}{', ' + self.variant if self.variant else ''}"
 
 

@@ -59,7 +59,8 @@ def settings(weights: Path) -> Callable[..., Settings]:
     """Settings for the fake models; keyword arguments override."""
 
     def make(**fields) -> Settings:
-        return Settings(**{"weights": weights, "models_module": "tests.fakes", "device": "cpu", "dtype": "fp32", "threads": 1, **fields})
+        fixed = {"models_module": "tests.fakes", "device": "cpu", "dtype": "fp32", "threads": 1}
+        return Settings(**{"weights": weights, **fixed, **fields})
 
     return make
 

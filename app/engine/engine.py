@@ -410,6 +410,6 @@ def _take_part(pending: _Pending, part: Part, pictures: NDArray[np.uint8]) -> No
 
 
 def worker_configs(base: WorkerConfig, devices: Sequence[str], cores: int) -> list[WorkerConfig]:
-    """One configuration a device; CPU workers share all cores but one, which is for HTTP, unless threads are given."""
-    share = base.threads or max(1, (cores - 1) // max(1, len(devices)))
+    """One configuration a device; CPU workers share the cores, unless threads are given."""
+    share = base.threads or max(1, cores // max(1, len(devices)))
     return [dataclasses.replace(base, device=device, threads=share) for device in devices]

@@ -144,7 +144,7 @@ class WorkerConfig:
         models: names to load; empty for all.
         device: auto, cpu, cuda or cuda:i.
         dtype: precision of latent models: auto, fp32 or bf16.
-        threads: compute threads; 0 leaves torch's default.
+        threads: compute threads of a CPU worker; 0: one a core.
         max_batch: largest batch of a latent model.
         max_slots: sequences that a sequence model runs at once.
         memory_limit: bytes for all models; 0 for what the device has.
@@ -174,6 +174,7 @@ class ModelInfo:
         architecture: key in the model dicts.
         digest: sha256 over architecture, its arguments and its weights.
         dtype: precision that it computes in, as torch names it.
+        threads: that one batch or step is computed by.
         parameters: number of parameters.
         memory_bytes: parameters and buffers on the device.
         created: modification time of the weights, Unix seconds.
@@ -197,6 +198,7 @@ class ModelInfo:
     architecture: str = ""
     digest: str = ""
     dtype: str = "float32"
+    threads: int = 1
     parameters: int = 0
     memory_bytes: int = 0
     created: int = 0
@@ -226,14 +228,13 @@ class Runtime:
 
     device: str
     torch: str
-    threads: int
 
     def __str__(self) -> str:
-        return f"{self.device}; torch {self.torch}; threads={self.threads}"
+        return f"{self.device}; torch {self.torch}"
 
     def of(self, model: ModelInfo) -> str:
         """The runtime of one model, for a header."""
-        return f"{self.device}; {model.dtype}; torch {self.torch}; threads={self.threads}"
+        return f"{self.device}; {model.dtype}; torch {self.torch}; threads={model.threads}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,8 @@ class SequenceResult:
 class ContinuousBatcher:
     """The lane of one sequence model: slots, and a queue before them."""
 
+    exclusive = True
+
     def __init__(self, runner: Runner, interrupted: Callable[[], bool]) -> None:
         """Start with every slot free; `interrupted` tells, between steps, that other work has arrived."""
         self._runner = runner
@@ -139,6 +141,14 @@ class ContinuousBatcher:
         for slot, sequence in enumerate(self._slots):
             if sequence is not None and sequence.number in numbers:
                 self._slots[slot] = None
+
+    def ready(self, running: int) -> bool:
+        """Whether a tick would pay; one runs at a time."""
+        return running == 0
+
+    def begin(self) -> Callable[[], SequenceResult]:
+        """What computes one tick."""
+        return self.tick
 
     def tick(self) -> SequenceResult:
         """Admit what fits, or advance what runs; call only while something waits."""

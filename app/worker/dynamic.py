@@ -7,6 +7,7 @@ that arrive meanwhile make the next batch.
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from app.engine.jobs import LatentJob, Part, Pictures
 
 TURN_ROWS = 8  # rows that a job may put into a batch before the next job has its turn
 SLACK = 1.1  # a batch size may cost so much more a row than the cheapest one
-OVERLAP_ROWS = 8  # above so many waiting rows, half of them are left for the next batch
+OVERLAP_ROWS = 8  # above so many waiting rows, half are left for the next batch; from so many on, a second one runs
 
 log = logging.getLogger("genserve.worker")
 
@@ -94,11 +95,16 @@ class BatchResult:
 class DynamicBatcher:
     """The lane of one latent model: a queue of jobs, served in turns of a few rows."""
 
-    def __init__(self, runner: Runner) -> None:
+    exclusive = False
+
+    def __init__(self, runner: Runner, *, alone: bool = False) -> None:
+        """Start empty; `alone` when one batch takes all threads of the device."""
         self._runner = runner
-        costs = [seconds / size for size, seconds in zip(runner.buckets, runner.seconds, strict=True)]
+        self._alone = alone
+        self._seconds = dict(zip(runner.buckets, runner.seconds, strict=True))
+        costs = {size: seconds / size for size, seconds in self._seconds.items()}
         # On a CPU large batches fall out of its caches and cost more a row; on a GPU the largest is the cheapest.
-        self._largest = max(n for n, cost in zip(runner.buckets, costs, strict=True) if cost <= SLACK * min(costs))
+        self._largest = max(size for size, cost in costs.items() if cost <= SLACK * min(costs.values()))
         self._queue: deque[_Waiting] = deque()
         self._waiting_rows = 0
 
@@ -117,9 +123,16 @@ class DynamicBatcher:
         self._queue = deque(waiting for waiting in self._queue if waiting.number not in numbers)
         self._waiting_rows = sum(waiting.left for waiting in self._queue)
 
-    def tick(self) -> BatchResult:
-        """Compute one batch; call only while rows wait."""
+    def ready(self, running: int) -> bool:
+        """Whether another batch beside so many running ones would pay: it would when the rows make a decent one."""
+        return running == 0 or (not self._alone and self._waiting_rows >= OVERLAP_ROWS)
+
+    def begin(self) -> Callable[[], BatchResult]:
+        """Take the rows of one batch; what this returns computes it, in any thread. Call only while rows wait."""
         slices = self._take(self._batch_rows())
+        return lambda: self._compute(slices)
+
+    def _compute(self, slices: list[Slice]) -> BatchResult:
         latents = np.concatenate([s.job.latents[s.start : s.start + s.count] for s in slices])
         labels = np.concatenate([s.job.labels[s.start : s.start + s.count] for s in slices])
         start = time.perf_counter()
@@ -128,11 +141,17 @@ class DynamicBatcher:
         return _result(slices, pictures, errors, self._runner.bucket_for(len(labels)) - len(labels), seconds)
 
     def _batch_rows(self) -> int:
-        """All that waits up to the cheapest size, or half, so that one half is computed while the other is answered."""
+        """All that waits, or half, so that one half is computed while the other is answered; little of it padding.
+
+        Of the sizes up to the cheapest, the one that costs least for each row that waits: eleven rows are better
+        computed as eight, with three left for the next batch, than padded to sixteen.
+        """
         waiting = self._waiting_rows
         if waiting > OVERLAP_ROWS:
             waiting = max(OVERLAP_ROWS, (waiting + 1) // 2)
-        return min(waiting, self._largest)
+        sizes = [size for size in self._seconds if size <= self._largest]
+        size = min(sizes, key=lambda size: (self._seconds[size] / min(size, waiting), -size))
+        return min(waiting, size)
 
     def _take(self, limit: int) -> list[Slice]:
         """Take rows from the queue in turns: a job of 64 rows does not hold up the jobs behind it."""

@@ -1,22 +1,27 @@
-"""The device worker's loop: frames in, one tick of a lane, frames out.
+"""The device worker's loop: frames in, ticks of the lanes, frames out.
 
-Knows sockets, frames and lanes. Blocks on the socket while there is nothing to do, so an idle worker uses no CPU.
+Knows sockets, frames and threads. One thread at a time leads: it reads the socket, blocking while there is nothing to
+do, so that an idle worker uses no CPU. When it finds work it lets another lead and computes (leader and followers,
+Schmidt et al. 2000): a lone request is read, computed and answered by one thread, a crowd is computed by all of them.
 """
 
+import contextlib
 import dataclasses
 import gc
 import logging
 import select
 import socket
+import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from app.engine.jobs import LatentJob, Sampling, SequenceJob, WorkerConfig
 from app.engine.link import Frame, FrameReader, pack
 from app.worker import registry
 from app.worker.continuous import ContinuousBatcher
+from app.worker.dispatch import Dispatcher, Tick
 from app.worker.dynamic import DynamicBatcher
-from app.worker.schedule import Schedule
 
 CHUNK = 1 << 20
 
@@ -31,7 +36,11 @@ class WorkerLoop:
         self._sock = sock
         self._reader = FrameReader()
         self._lanes: dict[str, registry.Lane] = {}
+        self._dispatcher = Dispatcher({})
+        self._leader = threading.Lock()  # held by the thread that reads the socket
+        self._state = threading.Lock()  # guards lanes, dispatcher and what is written to the socket; held for moments
         self._open = True
+        self._status = 0
 
     def run(self) -> int:
         """Load what the first frame asks for, then serve until the other side closes; the exit status."""
@@ -46,17 +55,17 @@ class WorkerLoop:
         if config is None:
             return 0
         try:
-            loaded = registry.load(config, self._frames_wait)
+            loaded = registry.load(config, self._interrupted)
         except registry.RegistryError as error:
             self._send({"type": "failed", "error": str(error)})
             return 1
-        self._lanes = loaded.lanes
+        self._lanes, self._dispatcher = loaded.lanes, Dispatcher(loaded.lanes)
         gc.collect()
         gc.freeze()  # a full collection with torch imported takes tens of milliseconds
         models = [dataclasses.asdict(model) for model in loaded.models]
         self._send({"type": "ready", "models": models, "runtime": dataclasses.asdict(loaded.runtime)})
-        self._serve()
-        return 0
+        self._serve(loaded.threads)
+        return self._status
 
     def _receive_config(self) -> WorkerConfig | None:
         while data := self._sock.recv(CHUNK):
@@ -65,19 +74,57 @@ class WorkerLoop:
                 return WorkerConfig(**{**raw, "models": tuple(raw["models"])})
         return None
 
-    def _serve(self) -> None:
-        schedule = Schedule(dict(self._lanes))
-        while self._open:
-            while self._open and self._frames_wait():
+    def _serve(self, threads: int) -> None:
+        followers = [threading.Thread(target=self._work, name=f"compute-{i}") for i in range(1, threads)]
+        for follower in followers:
+            follower.start()
+        self._work()
+        for follower in followers:
+            follower.join()
+
+    def _work(self) -> None:
+        """What every thread does until the link is closed; a bug in one ends them all, and with them the process."""
+        tick: Tick | None = None
+        try:
+            while (tick := tick or self._lead()) is not None:
+                tick = self._finish(tick, tick.run())
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except Exception:
+            log.exception("the worker's loop failed")
+            self._status = 1
+        finally:
+            self._open = False
+            with contextlib.suppress(OSError):  # closed already
+                self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that leads
+
+    def _lead(self) -> Tick | None:
+        """Read the socket until there is something to compute; None when the other side has closed."""
+        with self._leader:
+            while self._open:
+                while self._open and self._frames_wait():
+                    self._receive()
+                if (tick := self._begin()) is not None:
+                    return tick
                 self._receive()
-            name = schedule.next()
-            if name is None:
-                self._receive()
-                continue
-            result = self._lanes[name].tick()
-            schedule.charge(name, result.seconds)
-            header, arrays = result.frame(name)
+        return None
+
+    def _begin(self) -> Tick | None:
+        with self._state:
+            return self._dispatcher.begin() if self._open else None
+
+    def _finish(self, tick: Tick, result: Any) -> Tick | None:
+        """Send what a tick made; the next one, when another thread is reading the socket and there is more to do."""
+        header, arrays = result.frame(tick.name)
+        with self._state:
             self._send(header, *arrays)
+            if self._dispatcher.finish(tick, result.seconds):
+                self._send_slots(tick.name)
+        return self._begin() if self._leader.locked() else None
+
+    def _interrupted(self, name: str) -> bool:
+        """Whether a lane's running tick holds up something: its own jobs, or what nobody else is free to read."""
+        return self._dispatcher.has_unsaid(name) or (not self._leader.locked() and self._frames_wait())
 
     def _frames_wait(self) -> bool:
         """Whether the other side has said something that was not read yet."""
@@ -88,29 +135,41 @@ class WorkerLoop:
         data = self._sock.recv(CHUNK)
         if not data:
             self._open = False
-        for frame in self._reader.feed(data):
-            self._handle(frame)
+        with self._state:
+            for frame in self._reader.feed(data):
+                self._handle(frame)
 
     def _handle(self, frame: Frame) -> None:
         match frame.type:
             case "submit":
                 arrays = iter(frame.arrays)
                 for number, model in frame.header["jobs"]:
-                    lane = self._lanes[model]
-                    assert isinstance(lane, DynamicBatcher)
-                    lane.submit(number, LatentJob(model, next(arrays), next(arrays)))
+                    self._submit(number, LatentJob(model, next(arrays), next(arrays)))
             case "sequences":
                 for number, raw in frame.header["jobs"]:
-                    job = _sequence_job(raw)
-                    sequences = self._lanes[job.model]
-                    assert isinstance(sequences, ContinuousBatcher)
-                    sequences.submit(number, job)
+                    self._submit(number, _sequence_job(raw))
             case "cancel":
-                numbers = set(frame.header["jobs"])
-                for name, lane in self._lanes.items():
-                    lane.cancel(numbers)
-                    if isinstance(lane, ContinuousBatcher):  # no tick may follow that would tell
-                        self._send({"type": "slots", "model": name, "busy": lane.busy})
+                self._cancel(set(frame.header["jobs"]))
+
+    def _submit(self, number: int, job: LatentJob | SequenceJob) -> None:
+        lane = self._lanes[job.model]
+        if isinstance(lane, DynamicBatcher):
+            assert isinstance(job, LatentJob)
+            lane.submit(number, job)
+        else:
+            assert isinstance(job, SequenceJob)
+            self._dispatcher.say(job.model, partial(lane.submit, number, job))
+
+    def _cancel(self, numbers: set[int]) -> None:
+        for name, lane in self._lanes.items():
+            done = self._dispatcher.say(name, partial(lane.cancel, numbers))
+            if done and isinstance(lane, ContinuousBatcher):  # no tick may follow that would tell
+                self._send_slots(name)
+
+    def _send_slots(self, name: str) -> None:
+        lane = self._lanes[name]
+        assert isinstance(lane, ContinuousBatcher)
+        self._send({"type": "slots", "model": name, "busy": lane.busy})
 
     def _send(self, header: Mapping[str, Any], *arrays: Any) -> None:
         for buffer in pack(header, arrays):

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -41,24 +42,24 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a worker serves: a lane for each good model, a description of every model."""
+    """What a worker serves: a lane for each good model, a description of every model, and its compute threads."""
 
     lanes: dict[str, Lane]
     models: list[ModelInfo]
     runtime: Runtime
+    threads: int
 
 
-def load(config: WorkerConfig, interrupted: Callable[[], bool] = lambda: False) -> Loaded:
+def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: False) -> Loaded:
     """Find, verify, load and warm up the models that the configuration asks for.
 
-    `interrupted` is handed to lanes that can end a tick early because other work has arrived.
+    `interrupted` tells a lane by its name, during a tick that it may end early, that other work has arrived.
 
     Raises:
         RegistryError: no models, a broken one (unless `skip_broken`), no such device, or not enough memory.
     """
     device = resolve_device(config.device)
-    if config.threads and device.type == "cpu":
-        torch.set_num_threads(config.threads)
+    threads = compute_threads(config, device)
     try:
         if config.models_module:
             checkpoint.import_extra_models(config.models_module)
@@ -72,7 +73,7 @@ def load(config: WorkerConfig, interrupted: Callable[[], bool] = lambda: False) 
     infos = [ModelInfo(name=name, error=error) for name, error in broken.items()]
     for folder in folders:
         try:
-            lanes[folder.name], info = _load_lane(folder, device, config, interrupted)
+            lanes[folder.name], info = _load_lane(folder, device, config, partial(interrupted, folder.name))
         except (CheckpointError, ModelFault) as error:
             if not config.skip_broken:
                 raise RegistryError(str(error)) from error
@@ -81,7 +82,7 @@ def load(config: WorkerConfig, interrupted: Callable[[], bool] = lambda: False) 
         infos.append(info)
     if not lanes:
         raise RegistryError(f"{config.weights}: no model could be loaded")
-    return Loaded(lanes, sorted(infos, key=lambda info: info.name), describe(device))
+    return Loaded(lanes, sorted(infos, key=lambda info: info.name), describe(device), threads)
 
 
 def find_folders(weights: Path, names: tuple[str, ...]) -> list[Path]:
@@ -131,7 +132,14 @@ def resolve_dtype(name: Literal["auto", "fp32", "bf16"], device: torch.device) -
 def describe(device: torch.device) -> Runtime:
     """What decides the bits of an output besides the model."""
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return Runtime(kind, torch.__version__, torch.get_num_threads())
+    return Runtime(kind, torch.__version__)
+
+
+def compute_threads(config: WorkerConfig, device: torch.device) -> int:
+    """Threads that compute: as configured, or one a core; a GPU is fed by one."""
+    if device.type != "cpu":
+        return 1
+    return config.threads or len(os.sched_getaffinity(0))
 
 
 def available_bytes(device: torch.device) -> int:
@@ -217,9 +225,11 @@ def _latent_lane(
         raise ModelFault(f"{info.architecture} lacks latent_shape, num_classes or decode")
     if info.labels and len(info.labels) != model.num_classes:
         raise ModelFault(f"{len(info.labels)} labels where the network has {model.num_classes} classes")
-    runner = LatentRunner(model, device, config.max_batch, resolve_dtype(config.dtype, device))
+    threads = compute_threads(config, device)
+    runner = LatentRunner(model, device, config.max_batch, resolve_dtype(config.dtype, device), threads)
     measured = dataclasses.replace(
         info,
+        threads=runner.threads,
         dtype=str(runner.dtype).removeprefix("torch."),
         memory_bytes=info.memory_bytes * runner.dtype.itemsize // torch.float32.itemsize,
         latent_shape=tuple(model.latent_shape),
@@ -228,7 +238,7 @@ def _latent_lane(
         buckets=runner.buckets,
         seconds=runner.seconds,
     )
-    return DynamicBatcher(runner), measured
+    return DynamicBatcher(runner, alone=runner.threads > 1), measured
 
 
 def _sequence_lane(
@@ -250,9 +260,12 @@ def _sequence_lane(
         raise ModelFault(f"{path.name} has token ids up to {ids - 1}; the network knows {model.vocab_size}")
     slot = state_bytes(model.init_state(1))
     _check_memory([(f"{info.name}, {config.max_slots} slots", slot * config.max_slots)], device, config.memory_limit)
-    runner = SequenceRunner(model, device, config.max_slots)
+    # Threads of one product wait for each other at barriers: with none left for HTTP, all of them would wait for it.
+    threads = max(1, compute_threads(config, device) - 1)
+    runner = SequenceRunner(model, device, config.max_slots, threads)
     measured = dataclasses.replace(
         info,
+        threads=threads,
         memory_bytes=info.memory_bytes + runner.state_bytes,
         vocab_size=model.vocab_size,
         max_length=model.max_length,

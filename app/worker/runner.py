@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from app.engine.jobs import Labels, Latents, Pictures
 from app.engine.link import MAX_BODY
@@ -20,6 +21,7 @@ from models.protocols import LatentModel
 
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
 IMAGE_CHANNELS = (1, 3, 4)
+SHARED_FLOPS = 4e9  # a picture that keeps one core busy for tens of milliseconds
 
 
 class ModelFault(Exception):
@@ -33,6 +35,7 @@ class LatentRunner:
     largest, wherever it lies and whoever its batch-mates are: the seed contract rests on it.
 
     Attributes:
+        threads: that compute one batch together; one for small networks, whose batches run beside each other.
         dtype: precision that the network computes in.
         buckets: exact batch sizes, ascending.
         seconds: of compute for a batch of each bucket, measured at warm-up.
@@ -40,7 +43,12 @@ class LatentRunner:
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, max_batch: int, dtype: torch.dtype = torch.float32
+        self,
+        model: nn.Module,
+        device: torch.device,
+        max_batch: int,
+        dtype: torch.dtype = torch.float32,
+        threads: int = 1,
     ) -> None:
         """Warm up every bucket up to `max_batch`, keep the exact ones and measure them.
 
@@ -49,6 +57,7 @@ class LatentRunner:
             device: where it is.
             max_batch: largest batch to try.
             dtype: precision to compute in, where it gives the pictures of float32.
+            threads: of a CPU, for a network so large that one picture is worth sharing among them.
 
         Raises:
             ModelFault: a batch of one raises, or gives anything but finite [N, C, H, W] with C in (1, 3, 4).
@@ -56,12 +65,14 @@ class LatentRunner:
         """
         assert isinstance(model, LatentModel)
         self._device = device
+        torch.set_num_threads(1)
         rows = max(PROBE_ROWS, max_batch)
         probe = np.random.Generator(np.random.Philox(key=0))
         latents = probe.standard_normal((rows, *model.latent_shape), np.float32)
         labels = probe.integers(max(model.num_classes, 1), size=rows)
         self._model, self.dtype = self._prepared(model, dtype, latents[:PROBE_ROWS], labels[:PROBE_ROWS])
         self.image_shape = self._check_output(latents, labels)
+        self.threads = threads if self._flops(model, latents[:1], labels[:1]) > SHARED_FLOPS else 1
         self.buckets = self._exact_buckets(powers_of_two(min(max_batch, self._most_rows())), latents, labels)
         self.seconds = tuple(self._measure(latents[:size], labels[:size]) for size in self.buckets)
 
@@ -73,6 +84,7 @@ class LatentRunner:
         """
         rows = len(labels)
         size = self.bucket_for(rows)
+        torch.set_num_threads(self.threads)
         with torch.inference_mode():
             out = self._forward(_padded(latents, size), _padded(labels, size))[:rows]
             finite = torch.isfinite(out).flatten(1).all(dim=1)
@@ -88,6 +100,12 @@ class LatentRunner:
         x = torch.from_numpy(latents).to(self._device, self.dtype, non_blocking=True)
         y = torch.from_numpy(labels).to(self._device, non_blocking=True)
         return self._model.decode(x, y)
+
+    def _flops(self, model: nn.Module, latents: Latents, labels: Labels) -> int:
+        """Of one picture: a number of the network's own, not of the machine's mood, for it decides about bits."""
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            model.decode(torch.from_numpy(latents).to(self._device), torch.from_numpy(labels).to(self._device))  # type: ignore[operator]
+        return int(counter.get_total_flops())
 
     def _prepared(
         self, model: nn.Module, dtype: torch.dtype, latents: Latents, labels: Labels

@@ -77,13 +77,16 @@ class SequenceRunner:
         state_bytes: memory behind all slots.
     """
 
-    def __init__(self, model: SequenceModel[Any], device: torch.device, slots: int) -> None:
+    def __init__(self, model: SequenceModel[Any], device: torch.device, slots: int, threads: int = 1) -> None:
         """Allocate the state of all slots, find the exact row counts and spans, and warm them up.
+
+        `threads` compute one step together, on a CPU.
 
         Raises:
             ModelFault: the network raises, or its output is not [R, vocab_size].
         """
-        self._model, self._device = model, device
+        self._model, self._device, self._threads = model, device, threads
+        torch.set_num_threads(threads)
         self.slots = slots
         self.vocab_size, self.max_length = model.vocab_size, model.max_length
         self.buckets: tuple[int, ...] = (slots,)
@@ -113,6 +116,7 @@ class SequenceRunner:
     @torch.inference_mode()
     def prefill(self, slot: int, prompt: Sequence[int], row: Row) -> Steps:
         """Read `prompt` into a slot and give the token after it; `row` stands at the prompt's last token."""
+        torch.set_num_threads(self._threads)  # of this thread: a worker's others compute pictures
         self._prepare_slot(slot, [*prompt, *row.forced], row.sampling)
         drawing = self._drawing([row], slot, 1)
         drawing.take(self._prefill(slot, prompt))
@@ -121,6 +125,7 @@ class SequenceRunner:
     @torch.inference_mode()
     def steps(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps:
         """Advance rows 0..R-1 by `count` steps, or by fewer when interrupted; rows without a sequence are `IDLE`."""
+        torch.set_num_threads(self._threads)
         size = self.bucket_for(len(live))
         rows = [*live, *[IDLE] * (size - len(live))]
         reach = min(max(row.position for row in rows) + count, self.max_length)

@@ -35,6 +35,7 @@ class Config:
         window: milliseconds that a batch may wait for more requests.
         max_batch: largest batch.
         variant: a choice that only this peer has; "" is its first one.
+        packed: 1 gives the peer the network as the service's worker prepares it, 0 as PyTorch has it.
         port: on 127.0.0.1.
     """
 
@@ -46,6 +47,7 @@ class Config:
     window: int = 0
     max_batch: int = 32
     variant: str = ""
+    packed: int = 0
 
     def environment(self) -> dict[str, str]:
         """As environment variables."""
@@ -55,5 +57,5 @@ class Config:
     def from_environment(cls) -> "Config":
         """From the environment variables that `environment` gave."""
         given = {name.removeprefix(PREFIX).lower(): v for name, v in os.environ.items() if name.startswith(PREFIX)}
-        numbers = {name: int(given[name]) for name in ("port", "threads", "workers", "window", "max_batch")}
+        numbers = {name: int(given[name]) for name in ("port", "threads", "workers", "window", "max_batch", "packed")}
         return cls(Path(given["weights"]), dtype=given["dtype"], variant=given["variant"], **numbers)

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from app import latents
 from app.codecs import Provenance, encode
+from app.worker import packing
 from benchmarks.peers.contract import Body, Config
 from models import checkpoint
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 LAYOUT_BATCHES = (1, 8, 32)
 LAYOUT_ROUNDS = 5
+PROBE_ROWS = 16
 
 
 class Generator:
@@ -31,9 +33,11 @@ class Generator:
         torch.set_num_threads(config.threads)
         loaded = checkpoint.load(config.weights)
         self._identity = f"{loaded.name}@{loaded.config.digest[:12]}"
-        self._dtype = getattr(torch, config.dtype)
-        self._model = loaded.model.to(self._dtype)
-        self._model.to(memory_format=min(LAYOUTS, key=self._seconds))
+        self._model, self._dtype = loaded.model, getattr(torch, config.dtype)
+        if config.packed:
+            self._model, self._dtype = packing.prepare(self._model, self._dtype, *self._probe())
+        else:
+            self._model.to(self._dtype).to(memory_format=min(LAYOUTS, key=self._seconds))
         for size in range(1, config.max_batch + 1):
             self._run(size)
         gc.collect()
@@ -53,6 +57,10 @@ class Generator:
             out = self._model.decode(torch.from_numpy(z).to(self._dtype), torch.from_numpy(labels))
             grey = out.float().add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)
             return grey.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _probe(self) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (PROBE_ROWS, *self._model.latent_shape)
+        return torch.randn(shape), torch.randint(max(1, self._model.num_classes), (PROBE_ROWS,))
 
     def _file(self, picture: NDArray[np.uint8], seed: int, label: int) -> bytes:
         story = {"seed": seed, "label": label} if self._model.num_classes else {"seed": seed}

@@ -35,4 +35,5 @@ def test_the_best_is_found_by_its_figure():
 
 def test_a_choice_says_what_it_is():
     assert str(Choice(2, 1, 16, 5, "")) == "2 workers x 1 thread, batch <= 16, window 5 ms"
+    assert str(Choice(2, 1, 8, 1000, "")) == "2 workers x 1 thread, batch <= 8, latency bound 1000 ms"
     assert str(Choice(1, 2, 1, 0, "inline")) == "1 worker x 2 threads, inline"

@@ -16,7 +16,7 @@ from tests.serving import eventually, metric
 
 INFO = ModelInfo("echo", latent_shape=(2,), num_classes=10, image_shape=(1, 1, 1), buckets=(1, 8), seconds=(0.1, 0.8))
 BROKEN = ModelInfo("broken", error="config.json: missing")
-RUNTIME = {"device": "cpu", "torch": "2", "threads": 1}
+RUNTIME = {"device": "cpu", "torch": "2"}
 
 
 class Played:
@@ -237,7 +237,7 @@ async def test_not_ready_until_every_worker_is(make):
         await settle()
     assert bench.engine.ready
     assert announced == [1]
-    assert str(bench.engine.runtime) == "cpu; torch 2; threads=1"
+    assert str(bench.engine.runtime) == "cpu; torch 2"
 
 
 async def test_work_goes_to_the_worker_with_the_least_of_it(make):

@@ -106,7 +106,8 @@ async def test_departed_clients_are_no_errors(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code"), [(Overloaded("full"), 429, "overloaded"), (RuntimeError("a bug"), 500, "internal_error")]
+    ("error", "status", "code"),
+    [(Overloaded("full"), 429, "overloaded"), (RuntimeError("a bug"), 500, "internal_error")],
 )
 async def test_errors_of_a_route_that_is_called_directly(error, status, code):
     async def endpoint(request):

@@ -57,7 +57,7 @@ def drain(batcher):
     """Tick until nothing waits; rows and errors by job."""
     rows, errors = {}, {}
     while batcher.waiting:
-        for part, pictures in good_rows(batcher.tick()):
+        for part, pictures in good_rows(batcher.begin()()):
             if part.error:
                 errors[part.job] = part.error
             else:
@@ -70,7 +70,7 @@ def test_a_lone_row_is_computed_at_once():
     runner = EchoRunner()
     batcher = DynamicBatcher(runner)
     batcher.submit(1, job(1, 1))
-    result = batcher.tick()
+    result = batcher.begin()()
     assert (result.rows, result.padding, batcher.waiting) == (1, 3, 0)
     assert [pictures for _, pictures in good_rows(result)] == [expected(1, 0, 1)]
     assert result.waited[0] >= 0
@@ -82,7 +82,7 @@ def test_half_is_left_for_the_next_batch(rows, batch):
     """So that the device works while answers are being written, and never more than the largest bucket."""
     batcher = DynamicBatcher(EchoRunner())
     batcher.submit(1, job(1, rows))
-    assert batcher.tick().rows == batch
+    assert batcher.begin()().rows == batch
     assert batcher.waiting == rows - batch
 
 
@@ -93,7 +93,7 @@ def test_small_jobs_are_not_held_up_by_a_large_one():
     batches = 0
     while True:
         batches += 1
-        if any(part.job == 2 for part in batcher.tick().parts):
+        if any(part.job == 2 for part in batcher.begin()().parts):
             break
     assert batches <= 2
 
@@ -102,7 +102,7 @@ def test_turns_interleave_in_one_batch():
     batcher = DynamicBatcher(EchoRunner((32,)))
     for number in (1, 2, 3):
         batcher.submit(number, job(number, 20))
-    counts = {part.job: part.count for part in batcher.tick().parts}
+    counts = {part.job: part.count for part in batcher.begin()().parts}
     assert counts == {1: 14, 2: 8, 3: 8}  # 30 rows: a turn of 8 each, then the first has its second turn
 
 
@@ -130,7 +130,7 @@ def test_a_cancelled_job_is_not_computed():
 def test_the_rest_of_a_half_computed_job_is_dropped():
     batcher = DynamicBatcher(EchoRunner())
     batcher.submit(1, job(1, 64))
-    batcher.tick()
+    batcher.begin()()
     batcher.cancel({1})
     assert batcher.waiting == 0
 
@@ -159,7 +159,7 @@ def test_nothing_of_the_exception_but_its_name_is_told():
 def test_a_batch_of_culprits_fails_whole():
     batcher = DynamicBatcher(EchoRunner((8,)))
     batcher.submit(1, job(1, 8, poison=dict.fromkeys(range(8), RAISE)))
-    result = batcher.tick()
+    result = batcher.begin()()
     assert [part.error for part in result.parts] == ["the model raised ValueError"]
     assert len(result.pictures) == 0
 
@@ -201,7 +201,7 @@ class Random(RuleBasedStateMachine):
     @precondition(lambda self: self.batcher.waiting)
     def tick(self):
         ahead = len(self.owed)
-        result = self.batcher.tick()
+        result = self.batcher.begin()()
         assert 1 <= result.rows <= self.largest
         served = set()
         for part, pictures in good_rows(result):

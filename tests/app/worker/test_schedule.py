@@ -14,7 +14,7 @@ class Lane:
 
 
 def test_nothing_waits():
-    assert Schedule({"a": Lane()}).next() is None
+    assert Schedule("a").next() is None
 
 
 def test_seconds_are_shared_whatever_a_turn_takes():

@@ -14,7 +14,7 @@ CODE := app models training tests examples benchmarks
 PEERS := fastapi litserve mosec bentoml
 PEER_VENVS := build/bench/venvs
 
-.PHONY: help install serve test lint format type docker-test bench bench-peers lock train evaluate clean
+.PHONY: help install serve test lint format type docker-test bench bench-growth bench-peers lock train evaluate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,10 @@ evaluate: $(VENV)/.dev ## measure committed weights: make evaluate NAME=fashion-
 bench: $(VENV)/.bench bench-peers ## compare the service, its peers and the limit, with wrk (ARGS= for benchmarks.compare)
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 	$(BIN)/python -m benchmarks.plots
+
+bench-growth: $(VENV)/.bench ## measure how cost grows with load, models and their size, with wrk (ARGS= for benchmarks.growth)
+	$(BIN)/python -m benchmarks.growth $(ARGS)
+	$(BIN)/python -m benchmarks.growth_plots
 
 bench-peers: $(PEERS:%=$(PEER_VENVS)/%/.installed) ## make an environment for each peer
 

@@ -4,75 +4,22 @@ Exit codes of serve: 0 drained and stopped, 1 the start was refused or the devic
 """
 
 import argparse
-import asyncio
 import logging
 import sys
-import time
-from types import FrameType
 from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app import logs
 from app.bench import options
 from app.engine.engine import Engine
 from app.main import create_app
+from app.server import Server
 from app.settings import Settings
 
 FLAGS = ("host", "port", "weights", "models", "device", "dtype", "threads")
-BACKLOG = 2048
-KEEP_ALIVE_SECONDS = 75
-ANSWER_SECONDS = 2  # at least, for answers still on their way once everything is computed
 
 log = logging.getLogger("genserve")
-
-
-class Server(uvicorn.Server):
-    """uvicorn, but the first signal drains: readiness turns 503, what was admitted is answered, then it stops."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
-        super().__init__(config)
-        self._app = app
-        self._drain_seconds = drain_seconds
-        self._drain: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def serve(self, sockets: Any = None) -> None:
-        """Run until stopped."""
-        self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
-
-    async def startup(self, sockets: Any = None) -> None:
-        """Bind, then say where: with port 0 nobody knew before."""
-        await super().startup(sockets)
-        for server in self.servers:
-            for sock in server.sockets:
-                host, port = sock.getsockname()[:2]
-                log.info("listening on http://%s:%d, loading models", host, port)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
-        """Called by Python's signal machinery: the first signal drains, a second one stops at once."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self.stop_gracefully)
-
-    def stop_gracefully(self) -> None:
-        """Begin to drain; called again, stop at once."""
-        if self._drain is not None or not self.started:
-            self.should_exit = self.force_exit = True
-            return
-        self._drain = asyncio.ensure_future(self._drain_and_exit())
-
-    async def _drain_and_exit(self) -> None:
-        engine: Engine = self._app.state.engine
-        if engine.failure is None:
-            log.info("draining: %d requests in flight", engine.in_flight)
-        deadline = time.monotonic() + self._drain_seconds
-        await engine.drain(self._drain_seconds)
-        left = max(ANSWER_SECONDS, round(deadline - time.monotonic()))
-        self.config.timeout_graceful_shutdown = left  # what is computed may still have to be encoded and sent
-        self.should_exit = True
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -103,19 +50,7 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status."""
     logs.configure(settings.log_level)
     app = create_app(settings, on_failure=lambda: server.stop_gracefully())
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=ANSWER_SECONDS,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # nothing here asks who the client is
-    )
-    server = Server(config, app, settings.drain_seconds)
+    server = Server(app, settings.host, settings.port, settings.drain_seconds)
     try:
         server.run()
     except SystemExit:  # uvicorn's way out when it can't bind

@@ -34,6 +34,9 @@ DOCUMENTED = (
     schemas.Problem,
 )
 
+# Once frozen, the old generation counts as empty, and a long queue would set off one full collection after the other,
+# each of which walks all that is in flight.
+GC_THRESHOLD = (10_000, 10, 50)
 DIRECT = {("POST", "/v1/images/generate"): images.generate}
 
 log = logging.getLogger("genserve")
@@ -128,19 +131,22 @@ def _announce(engine: Engine, telemetry: Telemetry) -> None:
             telemetry.model_memory.labels(info.name).set(info.memory_bytes)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
 
 
 def table(infos: list[ModelInfo]) -> str:
     """Models with parameters, memory, speed and exact batch sizes, one line each."""
-    lines = [f"  {'model':<24}{'architecture':<16}{'parameters':>12}{'memory':>13}{'makes':>18}{'speed':>18}  batches"]
+    titles = f"  {'model':<24}{'architecture':<16}{'parameters':>12}{'memory':>13}{'makes':>18}{'speed':>18}"
+    lines = [f"{titles}  {'computes in':<22}batches"]
     for info in infos:
         if info.error is not None:
             lines.append(f"  {info.name:<24}failed: {info.error}")
             continue
         makes, speed = _makes(info)
+        precision = f"{info.dtype}, {info.threads} thread{'' if info.threads == 1 else 's'}"
         lines.append(
             f"  {info.name:<24}{info.architecture:<16}{info.parameters:>12,}{info.memory_bytes / 2**20:>9.1f} MiB"
-            f"{makes:>18}{speed:>18}  {', '.join(map(str, info.buckets))}"
+            f"{makes:>18}{speed:>18}  {precision:<22}{', '.join(map(str, info.buckets))}"
         )
     return "\n".join(lines)
 

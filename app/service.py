@@ -6,7 +6,7 @@ The only place that will join two models. Knows the engine and the codecs; knows
 import asyncio
 import base64
 import hashlib
-import secrets
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +116,7 @@ class Service:
             _check_sides(plan, image_format, 1, 1)
         call = {"image": _as_sheet, "zip": _as_archive, "json": _as_json}[packing]
         body = await self._run(call, generated, image_format)
-        self._telemetry.encode.labels(plan.info.name).observe(time.perf_counter() - start)
+        self._telemetry.pictures(plan.info.name).encode.observe(time.perf_counter() - start)
         return body
 
     async def encode_each(self, generated: Generated, image_format: ImageFormat) -> list[bytes]:
@@ -219,7 +219,7 @@ def resolve_label(label: int | str | None, info: ModelInfo) -> int | None:
 
 def _plan_seeds(request: ImageRequest, info: ModelInfo, label: int | None) -> Plan:
     n = request.n or 1
-    seed = secrets.randbelow(latents.MAX_SEED - MAX_IMAGES) if request.seed is None else request.seed
+    seed = random.randrange(latents.MAX_SEED - MAX_IMAGES) if request.seed is None else request.seed  # noqa: S311
     if seed + n - 1 > latents.MAX_SEED:
         raise InvalidField(f"seed: seed + n - 1 must not exceed {latents.MAX_SEED}", field="seed")
     drawn = [latents.from_seed(seed + j, info.latent_shape, info.num_classes) for j in range(n)]

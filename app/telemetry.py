@@ -9,6 +9,18 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class PictureMeters:
+    """The series of one picture model: looking them up by label at every request costs more than counting."""
+
+    def __init__(self, telemetry: "Telemetry", model: str) -> None:
+        self.queue = telemetry.queue.labels(model)
+        self.compute = telemetry.compute.labels(model)
+        self.encode = telemetry.encode.labels(model)
+        self.batch_size = telemetry.batch_size.labels(model)
+        self.padding = telemetry.padding.labels(model)
+        self.images = telemetry.images.labels(model)
+
+
 class Telemetry:
     """All metrics of one application; attribute names are the metric names without the prefix."""
 
@@ -42,3 +54,10 @@ class Telemetry:
         self.model_ready = gauge("model_ready", "1 while the model is served.", "model")
         self.model_info = gauge("model_info", "Always 1.", "model", "architecture", "digest")
         self.model_memory = gauge("model_memory_bytes", "Parameters and buffers on the device.", "model")
+        self._pictures: dict[str, PictureMeters] = {}
+
+    def pictures(self, model: str) -> PictureMeters:
+        """The series of a picture model that is served."""
+        if (meters := self._pictures.get(model)) is None:
+            meters = self._pictures[model] = PictureMeters(self, model)
+        return meters

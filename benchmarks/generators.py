@@ -23,6 +23,7 @@ RANDOM: Mapping[str, Mapping[str, Any]] = {
 }
 SHIPPED = "fashion-gan"
 NAMES = (*RANDOM, SHIPPED)
+UNSATURATED = 1 - 1e-6  # a wide network's first outputs reach 1, whose inverse hyperbolic tangent is infinite
 
 
 def folder_of(name: str) -> Path:
@@ -52,7 +53,7 @@ def _settle(model: nn.Module) -> None:
     last = [module for module in model.modules() if isinstance(module, nn.ConvTranspose2d)][-1]
     latents, labels = torch.randn(256, *model.latent_shape), torch.zeros(256, dtype=torch.long)
     with torch.no_grad():
-        out = model.train().decode(latents, labels).atanh()
+        out = model.train().decode(latents, labels).clamp(-UNSATURATED, UNSATURATED).atanh()
         last.weight.div_(out.std())
     model.eval()
 

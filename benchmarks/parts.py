@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, Request, Response
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from app import cli, codecs
+from app import codecs, server
 from app.codecs import Provenance
 from app.engine.engine import worker_configs
 from app.main import _base_config
@@ -36,17 +39,16 @@ PICTURES, ROUNDS = 64, 20
 
 
 def request(port: str) -> None:
-    """Our request as our route reads it, under uvicorn as our command runs it."""
-    app = FastAPI(redirect_slashes=False)
-    app.state.settings = Settings()
+    """Our request, read and validated as our route does, on a bare Starlette route and our own server's protocol."""
 
-    @app.post(PATH)
     async def generate(request: Request) -> Response:
         await read_json(request, ImageRequest)
         return Response(ANSWER, media_type=codecs.MEDIA_TYPES["png"])
 
-    quiet: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
-    uvicorn.run(app, host="127.0.0.1", port=int(port), backlog=cli.BACKLOG, **quiet)
+    app = Starlette(routes=[Route(PATH, generate, methods=["POST"])])
+    app.state.settings = Settings()
+    quiet: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
+    uvicorn.run(app, host="127.0.0.1", port=int(port), http=server.Protocol, backlog=server.BACKLOG, **quiet)
 
 
 def model(generator: str) -> dict[str, Any]:
@@ -61,9 +63,9 @@ def model(generator: str) -> dict[str, Any]:
         loaded = registry.load(config)
         (info,) = loaded.models
         seconds = zip(info.seconds, info.buckets, strict=True)
-        best.append(min((took * loaded.runtime.threads / rows, rows) for took, rows in seconds))
+        best.append(min((took * info.threads / rows, rows) for took, rows in seconds))
     cpu_seconds, batch = min(best)
-    return {"cpu_seconds": cpu_seconds, "batch": batch, "threads": loaded.runtime.threads}
+    return {"cpu_seconds": cpu_seconds, "batch": batch, "threads": info.threads}
 
 
 def png(generator: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class LatentModel(Protocol):
     num_classes: int
 
     def decode(self, latents: Tensor, labels: Tensor, /) -> Tensor:
-        """Turn latents into pictures.
+        """Turn latents into pictures; called from several threads at once on a CPU, so it must keep no state.
 
         Args:
             latents: [N, *latent_shape], floating point.

@@ -70,13 +70,16 @@ async def generate_alone(url, found):
 
 
 @pytest.mark.parametrize(
-    ("each", "dtype"), [(6, "fp32"), (6, "auto"), pytest.param(REQUESTS, "auto", marks=pytest.mark.slow)]
+    ("each", "dtype", "threads"),
+    [(6, "fp32", 1), (6, "auto", 1), (6, "auto", 2), pytest.param(REQUESTS, "auto", 0, marks=pytest.mark.slow)],
 )
-async def test_bytes_alone_in_any_batch_and_after_a_restart(each, dtype):
-    """With 64 requests a model, more than 1,000 pictures of each: minutes of single requests on a busy machine."""
-    env = {"GENSERVE_MAX_QUEUE": str(64 * REQUESTS), "GENSERVE_DTYPE": dtype}
-    if each == REQUESTS:
-        env["GENSERVE_THREADS"] = "0"  # what a user gets; several threads crawl when the machine is busy
+async def test_bytes_alone_in_any_batch_and_after_a_restart(each, dtype, threads):
+    """On two threads batches are computed beside each other, and the second server computes on one.
+
+    With 64 requests a model, on as many threads as a user gets, more than 1,000 pictures of each: minutes of single
+    requests on a busy machine.
+    """
+    env = {"GENSERVE_MAX_QUEUE": str(64 * REQUESTS), "GENSERVE_DTYPE": dtype, "GENSERVE_THREADS": str(threads)}
     flags = ("--weights", str(COMMITTED), "--models", ",".join(MODELS))
     with serving(*flags, env=env) as server:
         together, count = await generate_all(server.url, each)
@@ -85,6 +88,6 @@ async def test_bytes_alone_in_any_batch_and_after_a_restart(each, dtype):
         await generate_alone(server.url, together)
         sizes = {name: server.metric("genserve_batch_size_count", model=name) for name in MODELS}
         assert all(sizes.values())
-    with serving(*flags, env=env) as server:
+    with serving(*flags, env={**env, "GENSERVE_THREADS": "1"} if threads == 2 else env) as server:
         again, _ = await generate_all(server.url, each)
     assert again == together

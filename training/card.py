@@ -130,9 +130,9 @@ def _how_measured(card: Card) -> str:
     how = card["evaluation"]
     return (
         f"Measured on {how['count']:,} unpicked pictures, every class equally often, from the committed fp16 weights "
-        f"computed in float32, against the test split of {card['training_data']['name']}. Distances are on the "
-        f"features of the judge `{how['judge']}` and can be compared only under the same judge; they are "
-        "not the FID of papers."
+        f"computed in {how.get('dtype', 'float32')}, against the test split of {card['training_data']['name']}. "
+        f"Distances are on the features of the judge `{how['judge']}` and can be compared only under the same judge; "
+        "they are not the FID of papers."
     )
 
 

@@ -29,6 +29,7 @@ from training.writer import Writer, as_writer, load_writer
 
 JUDGE = Path("training/judges/fashion")
 COUNT = 10_000
+SERVED_DTYPE = torch.bfloat16  # what the service computes pictures in wherever the hardware has it
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def evaluate(
     if judge is None:
         raise TrainingError(f"{loaded.name}: a judge is needed to measure a generator")
     quality.check_generator(loaded.name, loaded.model, dataset, judge)
-    metrics = quality.measure_generator(loaded.model, judge, dataset, count, seed)
-    how = {"count": count, "seed": seed, "judge": judge.digest}
-    return Evaluation(cards.rounded(metrics), how, quality.sample_grid(loaded.model))
+    metrics = quality.measure_generator(loaded.model, judge, dataset, count, seed, SERVED_DTYPE)
+    how = {"count": count, "seed": seed, "judge": judge.digest, "dtype": str(SERVED_DTYPE).removeprefix("torch.")}
+    return Evaluation(cards.rounded(metrics), how, quality.sample_grid(loaded.model, dtype=SERVED_DTYPE))
 
 
 def evaluate_writer(writer: Writer, corpus: Corpus, peer: str) -> Evaluation:

@@ -3,6 +3,7 @@
 Knows networks, pictures and the judge; knows nothing of runs, recipes or files.
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,13 +66,25 @@ def latent_model(model: nn.Module) -> LatentModel:
 
 
 @torch.no_grad()
-def generate(model: nn.Module, labels: Tensor, seed: int) -> Tensor:
-    """Unpicked pictures of these labels [N], [N, C, H, W] in [-1, 1]; noise from a generator of its own."""
+def generate(model: nn.Module, labels: Tensor, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Unpicked pictures of these labels [N], [N, C, H, W] in [-1, 1], computed in `dtype`; noise of their own."""
+    model = _in_precision(model, dtype)
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(len(labels), *latent_model(model).latent_shape, generator=generator)
     device = next(model.parameters()).device
     chunks = zip(torch.split(latents, BATCH), torch.split(labels, BATCH), strict=True)
-    return torch.cat([latent_model(model).decode(z.to(device), y.to(device)).float().cpu() for z, y in chunks])
+    return torch.cat([latent_model(model).decode(z.to(device, dtype), y.to(device)).float().cpu() for z, y in chunks])
+
+
+def _in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model as it is served in this precision: all of it but the norms, which keep theirs."""
+    if dtype == torch.float32:
+        return model
+    converted: nn.Module = copy.deepcopy(model).to(dtype)
+    for module in converted.modules():
+        if isinstance(module, nn.GroupNorm | nn.BatchNorm2d):
+            module.float()
+    return converted
 
 
 def balanced_labels(count: int, classes: int) -> Tensor:
@@ -79,10 +92,10 @@ def balanced_labels(count: int, classes: int) -> Tensor:
     return torch.arange(count) % classes
 
 
-def sample_grid(model: nn.Module, seed: int = 0) -> Tensor:
+def sample_grid(model: nn.Module, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """The first ten pictures of each class, a class a row, [classes * 10, C, H, W]."""
     classes = max(1, latent_model(model).num_classes)
-    return generate(model, torch.arange(classes).repeat_interleave(COLUMNS), seed)
+    return generate(model, torch.arange(classes).repeat_interleave(COLUMNS), seed, dtype)
 
 
 def _batches(split: Split, limit: int | None) -> Iterator[Batch]:
@@ -165,8 +178,10 @@ class Watch:
         }
 
 
-def measure_generator(model: nn.Module, judge: Judge, dataset: Dataset, count: int, seed: int) -> dict[str, float]:
-    """The card's measurements of a generator.
+def measure_generator(
+    model: nn.Module, judge: Judge, dataset: Dataset, count: int, seed: int, dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
+    """The card's measurements of a generator that computes in `dtype`.
 
     Returns:
         fd_clf: Frechet distance on the judge's features, `count` generated pictures against the test split.
@@ -179,7 +194,7 @@ def measure_generator(model: nn.Module, judge: Judge, dataset: Dataset, count: i
         negative_elbo: for a VAE, nats a test picture.
     """
     labels = balanced_labels(count, judge.num_classes)
-    samples = generate(model, labels, seed)
+    samples = generate(model, labels, seed, dtype)
     generated, test = judge.opinion(samples), judge.opinion(to_samples(dataset.test.pictures))
     chosen = np.random.default_rng(seed).permutation(len(dataset.train))[:count]
     train = judge.opinion(to_samples(dataset.train.pictures[torch.from_numpy(chosen)]))

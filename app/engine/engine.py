@@ -319,15 +319,14 @@ class Engine:
     def _take_batch(self, lane: _Lane, header: Mapping[str, Any], pictures: NDArray[np.uint8]) -> None:
         model, seconds, rows = header["model"], header["seconds"], header["rows"]
         lane.admission.learn(model, seconds / rows)
-        self._telemetry.compute.labels(model).observe(seconds)
-        self._telemetry.batch_size.labels(model).observe(rows)
-        self._telemetry.padding.labels(model).inc(header["padding"])
-        self._telemetry.images.labels(model).inc(len(pictures))
-        queue = self._telemetry.queue.labels(model)
-        start = 0
+        meters, start = self._telemetry.pictures(model), 0
+        meters.compute.observe(seconds)
+        meters.batch_size.observe(rows)
+        meters.padding.inc(header["padding"])
+        meters.images.inc(len(pictures))
         for raw, waited in zip(header["parts"], header["waited"], strict=True):
             part = Part(*raw)
-            queue.observe(waited)
+            meters.queue.observe(waited)
             count = 0 if part.error else part.count
             if (pending := self._pending.get(part.job)) is not None and not pending.future.done():
                 _take_part(pending, part, pictures[start : start + count])

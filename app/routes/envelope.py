@@ -2,8 +2,8 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
@@ -99,4 +99,4 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and REQUEST_ID_PATTERN.fullmatch(value):
             given: bytes = value
             return given.decode()
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

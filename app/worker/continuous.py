@@ -109,7 +109,7 @@ class ContinuousBatcher:
         self._runner = runner
         self._interrupted = interrupted
         self._queue: dict[int, deque[_Sequence]] = {}  # by request, in the order of arrival
-        self._queued = 0
+        self._queued: dict[int, int] = {}  # the request of each sequence in the queue, by number
         self._suspects: deque[_Sequence] = deque()
         self._slots: list[_Sequence | None] = [None] * runner.slots
         self._share = max(1, runner.slots - runner.slots // 4)
@@ -119,7 +119,7 @@ class ContinuousBatcher:
     @property
     def waiting(self) -> int:
         """Sequences not yet over."""
-        return self._queued + len(self._suspects) + self.busy
+        return len(self._queued) + len(self._suspects) + self.busy
 
     @property
     def busy(self) -> int:
@@ -130,13 +130,14 @@ class ContinuousBatcher:
         """Queue a job under its number."""
         sequence = _Sequence(number, job, time.monotonic())
         self._queue.setdefault(sequence.request, deque()).append(sequence)
-        self._queued += 1
+        self._queued[number] = sequence.request
 
     def cancel(self, numbers: set[int]) -> None:
         """Forget these jobs, wherever they are; their slots are free at once."""
-        kept = {r: deque(s for s in queue if s.number not in numbers) for r, queue in self._queue.items()}
-        self._queue = {request: queue for request, queue in kept.items() if queue}
-        self._queued = sum(map(len, self._queue.values()))
+        for request in {self._queued.pop(number) for number in numbers & self._queued.keys()}:
+            self._queue[request] = deque(s for s in self._queue[request] if s.number not in numbers)
+            if not self._queue[request]:
+                del self._queue[request]
         self._suspects = deque(sequence for sequence in self._suspects if sequence.number not in numbers)
         for slot, sequence in enumerate(self._slots):
             if sequence is not None and sequence.number in numbers:
@@ -202,7 +203,7 @@ class ContinuousBatcher:
         sequence = upcoming.popleft()
         if not upcoming:
             del self._queue[sequence.request]
-        self._queued -= 1
+        del self._queued[sequence.number]
         return sequence
 
     def _prefill(self, slot: int, sequence: _Sequence) -> Chunk:

@@ -6,7 +6,7 @@ that arrive meanwhile make the next batch.
 
 import logging
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from app.engine.jobs import LatentJob, Part, Pictures
 
 TURN_ROWS = 8  # rows that a job may put into a batch before the next job has its turn
-SLACK = 1.1  # a batch size may cost so much more a row than the cheapest one
-OVERLAP_ROWS = 8  # above so many waiting rows, half are left for the next batch; from so many on, a second one runs
+SLACK = 1.1  # a batch may cost so much more a row than the cheapest would: less than a measurement errs by
+OVERLAP_ROWS = 8  # above so many waiting rows, half of them are left for the next batch
+BESIDE_SECONDS = 0.004  # so much waiting compute makes a second thread pay: below, it only takes HTTP's core
 
 log = logging.getLogger("genserve.worker")
 
@@ -102,10 +103,8 @@ class DynamicBatcher:
         self._runner = runner
         self._alone = alone
         self._seconds = dict(zip(runner.buckets, runner.seconds, strict=True))
-        costs = {size: seconds / size for size, seconds in self._seconds.items()}
-        # On a CPU large batches fall out of its caches and cost more a row; on a GPU the largest is the cheapest.
-        self._largest = max(size for size, cost in costs.items() if cost <= SLACK * min(costs.values()))
-        self._queue: deque[_Waiting] = deque()
+        self._row_seconds = min(seconds / size for size, seconds in self._seconds.items())
+        self._queue = OrderedDict[int, _Waiting]()  # by number: a departed job is found at once, however long it is
         self._waiting_rows = 0
 
     @property
@@ -115,17 +114,18 @@ class DynamicBatcher:
 
     def submit(self, number: int, job: LatentJob) -> None:
         """Queue a job under its number."""
-        self._queue.append(_Waiting(number, job, time.monotonic()))
+        self._queue[number] = _Waiting(number, job, time.monotonic())
         self._waiting_rows += job.rows
 
     def cancel(self, numbers: set[int]) -> None:
         """Forget the queued rows of these jobs."""
-        self._queue = deque(waiting for waiting in self._queue if waiting.number not in numbers)
-        self._waiting_rows = sum(waiting.left for waiting in self._queue)
+        for number in numbers:
+            if (waiting := self._queue.pop(number, None)) is not None:
+                self._waiting_rows -= waiting.left
 
     def ready(self, running: int) -> bool:
-        """Whether another batch beside so many running ones would pay: it would when the rows make a decent one."""
-        return running == 0 or (not self._alone and self._waiting_rows >= OVERLAP_ROWS)
+        """Whether another batch beside so many running ones would pay."""
+        return running == 0 or (not self._alone and self._waiting_rows * self._row_seconds >= BESIDE_SECONDS)
 
     def begin(self) -> Callable[[], BatchResult]:
         """Take the rows of one batch; what this returns computes it, in any thread. Call only while rows wait."""
@@ -143,15 +143,16 @@ class DynamicBatcher:
     def _batch_rows(self) -> int:
         """All that waits, or half, so that one half is computed while the other is answered; little of it padding.
 
-        Of the sizes up to the cheapest, the one that costs least for each row that waits: eleven rows are better
-        computed as eight, with three left for the next batch, than padded to sixteen.
+        Of all sizes, the largest of those that cost about least for each row that waits: eleven rows are better
+        computed as eight, with three left for the next batch, than padded to sixteen. On a CPU large batches fall out
+        of its caches and cost more a row; on a GPU the largest is the cheapest.
         """
         waiting = self._waiting_rows
         if waiting > OVERLAP_ROWS:
             waiting = max(OVERLAP_ROWS, (waiting + 1) // 2)
-        sizes = [size for size in self._seconds if size <= self._largest]
-        size = min(sizes, key=lambda size: (self._seconds[size] / min(size, waiting), -size))
-        return min(waiting, size)
+        costs = {size: seconds / min(size, waiting) for size, seconds in self._seconds.items()}
+        least = min(costs.values())
+        return min(waiting, max(size for size, cost in costs.items() if cost <= SLACK * least))
 
     def _take(self, limit: int) -> list[Slice]:
         """Take rows from the queue in turns: a job of 64 rows does not hold up the jobs behind it."""
@@ -159,13 +160,13 @@ class DynamicBatcher:
         owners: dict[int, _Waiting] = {}
         room = limit
         while room and self._queue:
-            waiting = self._queue.popleft()
+            _, waiting = self._queue.popitem(last=False)
             count = min(TURN_ROWS, room, waiting.left - taken.get(waiting.number, 0))
             taken[waiting.number] = taken.get(waiting.number, 0) + count
             owners[waiting.number] = waiting
             room -= count
             if waiting.left > taken[waiting.number]:
-                self._queue.append(waiting)
+                self._queue[waiting.number] = waiting
         slices = []
         for number, count in taken.items():
             waiting = owners[number]

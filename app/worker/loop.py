@@ -24,6 +24,7 @@ from app.worker.dispatch import Dispatcher, Tick
 from app.worker.dynamic import DynamicBatcher
 
 CHUNK = 1 << 20
+GC_THRESHOLD = (10_000, 10, 50)  # rarer, for what is queued is no garbage
 
 log = logging.getLogger("genserve.worker")
 
@@ -62,6 +63,7 @@ class WorkerLoop:
         self._lanes, self._dispatcher = loaded.lanes, Dispatcher(loaded.lanes)
         gc.collect()
         gc.freeze()  # a full collection with torch imported takes tens of milliseconds
+        gc.set_threshold(*GC_THRESHOLD)
         models = [dataclasses.asdict(model) for model in loaded.models]
         self._send({"type": "ready", "models": models, "runtime": dataclasses.asdict(loaded.runtime)})
         self._serve(loaded.threads)

@@ -149,8 +149,8 @@ def _replace(model: nn.Module, called: dict[nn.Module, _Call]) -> None:
     for module, call in called.items():
         if _packable(module):
             packed: nn.Module = _packed(module, call.shape, *fused.get(module, ("none", [])))  # type: ignore[arg-type]
-        elif type(module) is nn.GroupNorm and module.affine and len(call.shape) == 4:
-            packed = _ChannelsLastGroupNorm(module)
+        elif type(module) is nn.GroupNorm and len(call.shape) == 4:
+            packed = _PlanarGroupNorm(module)
         else:
             continue
         parent, _, child = call.name.rpartition(".")
@@ -235,22 +235,16 @@ class _PackedProjection(nn.Module):
         return out.view(self._shape).permute(0, 3, 1, 2)
 
 
-class _ChannelsLastGroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018) that keeps channels last, where PyTorch's kernel is slow in bf16."""
+class _PlanarGroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018) of channels that lie one after the other.
+
+    PyTorch's kernel for bf16 with channels last takes five times as long as a copy and the other kernel.
+    """
 
     def __init__(self, layer: nn.GroupNorm) -> None:
         super().__init__()
-        self._groups, self._eps = layer.num_groups, layer.eps
-        self._weight = layer.weight.float().view(1, self._groups, -1)
-        self._bias = layer.bias.float().view(1, self._groups, -1)
+        self._layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        n, channels, height, width = x.shape
-        rows = x.permute(0, 2, 3, 1).reshape(n, height * width, channels).float()
-        count = height * width * channels // self._groups
-        mean = rows.sum(1).view(n, self._groups, -1).sum(2, keepdim=True) / count
-        square = (rows * rows).sum(1).view(n, self._groups, -1).sum(2, keepdim=True) / count
-        scale = torch.rsqrt((square - mean * mean).clamp_min_(0.0) + self._eps) * self._weight
-        shift = self._bias - mean * scale
-        out = torch.addcmul(shift.view(n, 1, channels), rows, scale.view(n, 1, channels))
-        return out.to(x.dtype).view(n, height, width, channels).permute(0, 3, 1, 2)
+        out: Tensor = self._layer(x.contiguous())
+        return out

@@ -27,7 +27,8 @@ from models import checkpoint
 from models.checkpoint import Checkpoint, CheckpointError
 from models.protocols import LatentModel, SequenceModel
 
-BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32, or loaded in it before they are made smaller
+BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
+LOADING_BYTES_A_PARAMETER = 12  # beyond that, of the model that is being verified, converted and packed
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
@@ -182,9 +183,11 @@ def _check_memory(needs: list[tuple[str, int]], device: torch.device, limit: int
 
 def _weights_needed(folders: list[Path]) -> list[tuple[str, int]]:
     try:
-        return [(folder.name, checkpoint.read_config(folder).size // 2 * BYTES_A_PARAMETER) for folder in folders]
+        parameters = {folder.name: checkpoint.read_config(folder).size // 2 for folder in folders}
     except CheckpointError as error:
         raise RegistryError(str(error)) from error
+    needed = [(name, count * BYTES_A_PARAMETER) for name, count in parameters.items()]
+    return [*needed, ("(while loading the largest)", max(parameters.values(), default=0) * LOADING_BYTES_A_PARAMETER)]
 
 
 def _load_lane(

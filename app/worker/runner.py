@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.engine.jobs import Labels, Latents, Pictures
 from app.engine.link import MAX_BODY
 from app.worker import packing
+from app.worker.threads import compute_with
 from models.protocols import LatentModel
 
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
@@ -65,7 +66,7 @@ class LatentRunner:
         """
         assert isinstance(model, LatentModel)
         self._device = device
-        torch.set_num_threads(1)
+        compute_with(1)
         rows = max(PROBE_ROWS, max_batch)
         probe = np.random.Generator(np.random.Philox(key=0))
         latents = probe.standard_normal((rows, *model.latent_shape), np.float32)
@@ -84,13 +85,13 @@ class LatentRunner:
         """
         rows = len(labels)
         size = self.bucket_for(rows)
-        torch.set_num_threads(self.threads)
+        compute_with(self.threads)
         with torch.inference_mode():
             out = self._forward(_padded(latents, size), _padded(labels, size))[:rows]
-            finite = torch.isfinite(out).flatten(1).all(dim=1)
-            grey = out.float().add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)  # [-1, 1] -> 0..255
-            pictures = grey.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-            return pictures.cpu().numpy(), finite.cpu().numpy()
+            grey = out.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            finite = torch.isfinite(grey.flatten(1).sum(1))  # one pass: NaN and infinity survive a sum
+            grey.add_(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)  # [-1, 1] -> 0..255
+            return grey.to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
 
     def bucket_for(self, rows: int) -> int:
         """The smallest bucket that holds so many rows."""

@@ -28,7 +28,7 @@ class Schedule:
         for name in busy - self._busy:
             self._had[name] = max(self._had[name], self._clock)
         self._busy = busy
-        return min(ready, key=lambda name: (self._had[name], self._last[name])) if ready else None
+        return min(ready, key=lambda name: (self._had[name], self._last[name], name)) if ready else None
 
     def charge(self, name: str, seconds: float) -> None:
         """Count seconds that a lane has just had."""

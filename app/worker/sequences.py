@@ -18,6 +18,7 @@ from torch import Tensor
 from app.engine.jobs import Logprob, Sampling
 from app.worker import sampling
 from app.worker.runner import ModelFault, powers_of_two
+from app.worker.threads import compute_with
 from models.protocols import SequenceModel
 
 PREFILL_GRID = 32  # prompts are padded to multiples of this; a prompt's own length alone decides, never its batch-mates
@@ -86,7 +87,7 @@ class SequenceRunner:
             ModelFault: the network raises, or its output is not [R, vocab_size].
         """
         self._model, self._device, self._threads = model, device, threads
-        torch.set_num_threads(threads)
+        compute_with(threads)
         self.slots = slots
         self.vocab_size, self.max_length = model.vocab_size, model.max_length
         self.buckets: tuple[int, ...] = (slots,)
@@ -116,7 +117,7 @@ class SequenceRunner:
     @torch.inference_mode()
     def prefill(self, slot: int, prompt: Sequence[int], row: Row) -> Steps:
         """Read `prompt` into a slot and give the token after it; `row` stands at the prompt's last token."""
-        torch.set_num_threads(self._threads)  # of this thread: a worker's others compute pictures
+        compute_with(self._threads)  # of this thread: a worker's others compute pictures
         self._prepare_slot(slot, [*prompt, *row.forced], row.sampling)
         drawing = self._drawing([row], slot, 1)
         drawing.take(self._prefill(slot, prompt))
@@ -125,7 +126,7 @@ class SequenceRunner:
     @torch.inference_mode()
     def steps(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps:
         """Advance rows 0..R-1 by `count` steps, or by fewer when interrupted; rows without a sequence are `IDLE`."""
-        torch.set_num_threads(self._threads)
+        compute_with(self._threads)
         size = self.bucket_for(len(live))
         rows = [*live, *[IDLE] * (size - len(live))]
         reach = min(max(row.position for row in rows) + count, self.max_length)

@@ -1,13 +1,11 @@
-"""Flags, settings and signals of `genserve`; whole runs of it are in tests/test_server.py."""
+"""Flags and settings of `genserve`; whole runs of it are in tests/test_server.py."""
 
-import asyncio
 import sys
 
 import pytest
-import uvicorn
 
 from app import cli
-from app.cli import Server, build_parser, read_settings
+from app.cli import build_parser, read_settings
 from app.settings import Settings
 
 
@@ -55,57 +53,3 @@ def test_main_ends_with_the_status_of_serve(monkeypatch):
         cli.main()
     assert caught.value.code == 7
     assert seen[0].port == 0
-
-
-class Engine:
-    failure, in_flight = None, 3
-
-    def __init__(self):
-        self.drained, self.done = [], asyncio.Event()
-
-    async def drain(self, seconds):
-        self.drained.append(seconds)
-        await self.done.wait()
-
-
-@pytest.fixture
-def server():
-    class App:
-        class state:  # noqa: N801
-            engine = Engine()
-
-    server = Server(uvicorn.Config(App(), log_level="warning"), App(), 9.0)
-    server.started = True
-    return server
-
-
-async def test_the_first_signal_drains_and_the_second_stops(server):
-    engine = server._app.state.engine
-    server._loop = asyncio.get_running_loop()
-    server.handle_exit(15, None)
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert engine.drained == [9.0]
-    assert not server.should_exit
-    server.handle_exit(15, None)
-    await asyncio.sleep(0)
-    assert server.should_exit
-    assert server.force_exit
-    assert engine.drained == [9.0]
-    engine.done.set()
-    await server._drain
-
-
-async def test_after_the_drain_the_server_stops(server):
-    server._app.state.engine.done.set()
-    server.stop_gracefully()
-    await server._drain
-    assert server.should_exit
-    assert not server.force_exit
-    assert cli.ANSWER_SECONDS <= server.config.timeout_graceful_shutdown <= 9
-
-
-def test_a_signal_before_the_start_stops_at_once(server):
-    server.started = False
-    server.stop_gracefully()
-    assert server.should_exit

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from app import codecs
@@ -55,6 +56,46 @@ def test_pixels_survive(image_format, channels, mode):
     assert image.format == image_format.upper()
     assert image.size == (6, 5)
     np.testing.assert_array_equal(np.asarray(image.convert(mode)), picture.squeeze())
+
+
+def sizes():
+    """[H, W, C], the narrowest and the flattest among them."""
+    return st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 4]))
+
+
+@given(npst.arrays(np.uint8, sizes()))
+def test_any_png_is_what_the_standard_says(picture):
+    """By the standard library's own checksums and decompression; ISO/IEC 15948, 5.3 and 11.2."""
+    height, width, channels = picture.shape
+    chunks = png_chunks(codecs.encode(picture, "png", STORY))
+    assert [kind for kind, _ in chunks] == [b"IHDR", b"iTXt", b"IDAT", b"IEND"]
+    (_, header), _, (_, data), (_, end) = chunks
+    assert struct.unpack("!IIBBBBB", header) == (width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+    assert end == b""
+    decoder = zlib.decompressobj()
+    rows = np.frombuffer(decoder.decompress(data), np.uint8).reshape(height, 1 + width * channels)
+    assert decoder.eof, "the stream is complete, its Adler-32 right"
+    assert decoder.unused_data == b""
+    assert (rows[:, 0] == 2).all(), "every row as its difference from the row above"
+    above = rows[:, 1:].cumsum(axis=0, dtype=np.uint8)
+    np.testing.assert_array_equal(above.reshape(picture.shape), picture)
+
+
+@given(npst.arrays(np.uint8, sizes()))
+def test_others_read_the_same_pixels(picture):
+    image = Image.open(io.BytesIO(codecs.encode(picture, "png", STORY)))
+    assert image.mode == {1: "L", 3: "RGB", 4: "RGBA"}[picture.shape[2]]
+    np.testing.assert_array_equal(np.asarray(image).reshape(picture.shape), picture)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (224, 224), (1024, 700)])
+def test_pictures_of_all_proportions(height, width, channels):
+    """Noise, which nothing compresses, and black; rows that are no array of their own among them."""
+    for picture in (pictures(1, height, 2 * width, channels)[0, :, ::2], np.zeros((height, width, channels), np.uint8)):
+        content = codecs.encode(picture, "png", STORY)
+        png_chunks(content)
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))).reshape(picture.shape), picture)
 
 
 def test_png_says_that_it_is_generated():

@@ -1,5 +1,9 @@
 """Seeds become latents the same way everywhere and for ever: users note their seeds down."""
 
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +37,44 @@ def test_latent_depends_on_the_seed_alone(seed, classes):
     again, _ = latents.from_seed(seed, (3, 2), 0)
     np.testing.assert_array_equal(latent, again)
     assert 0 <= label < max(classes, 1)
+
+
+def fresh(seed, shape, classes):
+    """What a seed means, by its definition."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    return generator.standard_normal(shape, np.float32), int(generator.integers(classes)) if classes else 0
+
+
+def same(found, expected):
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1] == expected[1]
+
+
+EDGES = (0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, latents.MAX_SEED - 1, latents.MAX_SEED)
+SHAPES = st.sampled_from([(1,), (2,), (3,), (100,), (3, 5), (16, 7, 7)])
+
+
+@given(st.lists(st.tuples(SEEDS | st.sampled_from(EDGES), SHAPES, st.integers(0, 12)), min_size=1, max_size=8))
+def test_a_seed_is_the_key_of_a_fresh_generator(draws):
+    """Whatever was drawn before, halves of random words left over among it."""
+    for draw in draws:
+        same(latents.from_seed(*draw), fresh(*draw))
+
+
+def test_threads_do_not_disturb_each_other():
+    """Each draws other seeds in other shapes, all at once."""
+    together, threads = threading.Barrier(4, timeout=60), 4
+
+    def draw(thread):
+        together.wait()
+        seeds = itertools.chain(EDGES, range(thread, 4000, threads))
+        return [(seed, latents.from_seed(seed, (1 + thread, 3), 10)) for seed in seeds]
+
+    with ThreadPoolExecutor(threads) as pool:
+        drawn = list(pool.map(draw, range(threads)))
+    for thread, draws in enumerate(drawn):
+        for seed, found in draws:
+            same(found, fresh(seed, (1 + thread, 3), 10))
 
 
 def test_neighbouring_seeds_are_unrelated():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.engine.jobs import LatentJob
-from app.worker.dynamic import OVERLAP_ROWS, TURN_ROWS, DynamicBatcher
+from app.worker.dynamic import BESIDE_SECONDS, OVERLAP_ROWS, TURN_ROWS, DynamicBatcher
 
 RAISE, NAN = 1000.0, 2000.0
 
@@ -15,9 +15,9 @@ RAISE, NAN = 1000.0, 2000.0
 class EchoRunner:
     """Paints the two numbers of a latent and the label as a picture of 1x1x3."""
 
-    def __init__(self, buckets=(4, 8, 16)):
+    def __init__(self, buckets=(4, 8, 16), seconds=None):
         self.buckets = buckets
-        self.seconds = tuple(float(size) for size in buckets)
+        self.seconds = seconds or tuple(float(size) for size in buckets)
         self.batches = []
 
     def bucket_for(self, rows):
@@ -80,10 +80,56 @@ def test_a_lone_row_is_computed_at_once():
 @pytest.mark.parametrize(("rows", "batch"), [(1, 1), (8, 8), (9, 8), (16, 8), (17, 9), (30, 15), (32, 16), (64, 16)])
 def test_half_is_left_for_the_next_batch(rows, batch):
     """So that the device works while answers are being written, and never more than the largest bucket."""
-    batcher = DynamicBatcher(EchoRunner())
+    batcher = DynamicBatcher(EchoRunner(seconds=(1.0, 1.1, 1.2)))  # padding costs next to nothing
     batcher.submit(1, job(1, rows))
     assert batcher.begin()().rows == batch
     assert batcher.waiting == rows - batch
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(3, 3), (5, 4), (7, 4), (11, 8), (17, 8), (24, 8), (32, 16), (64, 16)])
+def test_where_padding_costs_a_batch_fills_its_size(rows, batch):
+    """Eleven rows are computed as eight and three, not as sixteen with five that nobody wants."""
+    batcher = DynamicBatcher(EchoRunner(seconds=(4.0, 8.0, 16.0)))
+    batcher.submit(1, job(1, rows))
+    assert batcher.begin()().rows == batch
+    assert batcher.waiting == rows - batch
+
+
+@pytest.mark.parametrize(("seconds", "largest"), [((4.0, 8.0, 16.0), 16), ((4.0, 7.0, 16.0), 8), ((3.0, 8.0, 20.0), 4)])
+def test_sizes_that_cost_more_a_row_are_not_used(seconds, largest):
+    """On a CPU large batches fall out of its caches."""
+    batcher = DynamicBatcher(EchoRunner(seconds=seconds))
+    batcher.submit(1, job(1, 64))
+    assert batcher.begin()().rows == largest
+
+
+def test_a_second_batch_beside_one_pays_for_so_many_seconds_of_rows():
+    seconds = (BESIDE_SECONDS, 1.1 * BESIDE_SECONDS, 1.2 * BESIDE_SECONDS)  # 13.3 rows at the cheapest
+    batcher = DynamicBatcher(EchoRunner(seconds=seconds))
+    batcher.submit(1, job(1, 13))
+    assert batcher.ready(running=0)
+    assert not batcher.ready(running=1)
+    batcher.submit(2, job(2, 1))
+    assert batcher.ready(running=1)
+    alone = DynamicBatcher(EchoRunner(seconds=seconds), alone=True)
+    alone.submit(1, job(1, 64))
+    assert alone.ready(running=0)
+    assert not alone.ready(running=1), "its batches take all threads"
+
+
+def test_batches_that_are_begun_together_share_no_row():
+    """Whatever order they are computed in."""
+    batcher = DynamicBatcher(EchoRunner((8,)))
+    batcher.submit(1, job(1, 20))
+    batcher.submit(2, job(2, 4))
+    computations = [batcher.begin() for _ in range(3)]
+    assert batcher.waiting == 0
+    rows = {1: [], 2: []}
+    for compute in reversed(computations):
+        for part, pictures in good_rows(compute()):
+            assert pictures == expected(part.job, part.offset, part.count)
+            rows[part.job] += range(part.offset, part.offset + part.count)
+    assert {number: sorted(found) for number, found in rows.items()} == {1: list(range(20)), 2: list(range(4))}
 
 
 def test_small_jobs_are_not_held_up_by_a_large_one():

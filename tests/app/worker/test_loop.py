@@ -1,17 +1,23 @@
 """The worker's loop over a real socket pair, its lanes made of fake models."""
 
+import contextlib
 import dataclasses
 import socket
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from app.engine.jobs import WorkerConfig
+from app.engine.jobs import SequenceJob, WorkerConfig
 from app.engine.link import FrameReader, pack
+from app.worker.dynamic import BESIDE_SECONDS
+from app.worker.runner import LatentRunner
 from app.worker.thread import WorkerThread
-from tests import fakes
+from tests import fake_sequences, fakes
 from tests.serving import wait_until
+
+BESIDE_ROWS = 8  # that a second batch pays for, at the costs of `even_costs`
 
 
 class Peer:
@@ -37,27 +43,76 @@ class Peer:
         arrays = [a for _, _, z in jobs for a in (z, np.zeros(len(z), np.int64))]
         self.send({"type": "submit", "jobs": [(number, model) for number, model, _ in jobs]}, *arrays)
 
+    def write(self, number, prompt, max_tokens):
+        """A sequence for the model "text", its prompt given as letters."""
+        job = SequenceJob("text", tuple(map(ord, prompt)), max_tokens, seed=1)
+        self.send({"type": "sequences", "jobs": [(number, dataclasses.asdict(job))]})
+
+    def cancel(self, *numbers):
+        self.send({"type": "cancel", "jobs": list(numbers)})
+
+    def configure(self, weights, threads):
+        config = WorkerConfig(str(weights), device="cpu", dtype="fp32", threads=threads, max_slots=2)
+        self.send({"type": "configure", "config": dataclasses.asdict(config)})
+        self.info = self.receive()
+        return self
+
+    @property
+    def followers(self):
+        """The worker's threads besides its first."""
+        return [thread for thread in threading.enumerate() if thread.name[:8] == "compute-" and thread not in self.old]
+
+
+@pytest.fixture(autouse=True)
+def even_costs(monkeypatch):
+    """Every batch size costs the same, so that no measurement decides what makes a batch: all that waits, or half."""
+    seconds = 1.01 * BESIDE_SECONDS * 64 / BESIDE_ROWS  # of a batch of 64 rows
+    monkeypatch.setattr(LatentRunner, "_measure", lambda self, latents, labels: seconds)
+
 
 @pytest.fixture
 def peer():
     ours, theirs = socket.socketpair()
     with ours:
         peer = Peer(ours)
+        peer.old = threading.enumerate()
         peer.worker = WorkerThread(theirs)
         yield peer
     assert peer.worker.wait(60) is not None, "the loop ends with its link"
+    assert not peer.followers, "and so do all of its threads"
 
 
 @pytest.fixture
 def ready(peer, weights):
+    """A worker with one compute thread: while it is held, everything else waits."""
     fakes.write(weights, "other")
-    peer.send({"type": "configure", "config": dataclasses.asdict(WorkerConfig(str(weights), device="cpu"))})
-    peer.info = peer.receive()
-    return peer
+    return peer.configure(weights, threads=1)
+
+
+@pytest.fixture
+def two(peer, weights, gate):
+    """A worker with two compute threads, and a model of text."""
+    fakes.write(weights, "other", gate=str(gate.with_name("other-gate")))
+    fake_sequences.write(weights, "text", "counting", gate=str(gate.with_name("text-gate")), eos=None)
+    return peer.configure(weights, threads=2)
+
+
+@pytest.fixture
+def own_gate(gate):
+    """`own_gate(name)`: the gate of another model, closed."""
+    with contextlib.ExitStack() as stack:
+
+        def close(name):
+            path = gate.with_name(f"{name}-gate")
+            path.touch()
+            stack.callback(path.unlink, missing_ok=True)
+            return path
+
+        yield close
 
 
 def hold(peer, gate):
-    """Have the worker compute until the gate is gone; what is sent from now on waits together."""
+    """Have a thread of the worker compute until the gate is gone; with one thread, what is sent now waits together."""
     peer.submit((1, "echo", z(fakes.GATE)))
     wait_until(fakes.held(gate).exists, "the worker does not reach the gate")
 
@@ -98,7 +153,7 @@ def test_lanes_alternate(ready, gate):
 def test_cancelled_rows_are_not_computed(ready, gate):
     hold(ready, gate)
     ready.submit((2, "echo", z(0.1, 0.2)), (3, "other", z(0.1)))
-    ready.send({"type": "cancel", "jobs": [2, 3, 99]})
+    ready.cancel(2, 3, 99)
     ready.submit((4, "echo", z(0.3)))
     release(ready, gate)
     assert ready.receive().header["parts"] == [[4, 0, 1, None]]
@@ -106,7 +161,7 @@ def test_cancelled_rows_are_not_computed(ready, gate):
 
 def test_a_lane_whose_last_rows_vanish_is_not_ticked(ready):
     """Submission and cancellation in one write: nothing comes back, and the loop goes on."""
-    ready.send({"type": "cancel", "jobs": []})
+    ready.cancel()
     parts = pack({"type": "submit", "jobs": [(1, "echo")]}, [z(0.1), np.zeros(1, np.int64)])
     ready.sock.sendall(b"".join(map(bytes, [*parts, *pack({"type": "cancel", "jobs": [1]})])))
     ready.submit((2, "echo", z(0.2)))
@@ -123,10 +178,9 @@ def test_a_poisoned_row_fails_alone(ready, gate):
 
 def test_a_broken_start_is_told(peer, weights):
     (weights / "echo" / "model.safetensors").unlink()
-    peer.send({"type": "configure", "config": dataclasses.asdict(WorkerConfig(str(weights), device="cpu"))})
-    frame = peer.receive()
-    assert frame.type == "failed"
-    assert "model.safetensors: missing" in frame.header["error"]
+    peer.configure(weights, threads=2)
+    assert peer.info.type == "failed"
+    assert "model.safetensors: missing" in peer.info.header["error"]
     assert peer.worker.wait(60) == 1
 
 
@@ -148,3 +202,170 @@ def test_closing_during_a_batch_ends_the_loop(ready, gate):
     ready.sock.close()
     gate.unlink()
     assert ready.worker.wait(60) == 0
+
+
+# one thread
+
+
+def test_one_thread_computes_one_batch_at_a_time(ready, gate):
+    """However much waits, and whatever for."""
+    hold(ready, gate)
+    ready.submit((2, "other", z(*[0.1] * BESIDE_ROWS)), (3, "echo", z(*[0.1] * BESIDE_ROWS)))
+    gate.unlink()
+    assert [ready.receive().header["parts"][0][0] for _ in range(3)] == [1, 2, 3], "the one that was held comes first"
+
+
+def test_one_thread_is_one_thread(ready, gate):
+    hold(ready, gate)
+    assert not ready.followers
+
+
+# two threads
+
+
+def test_a_held_batch_does_not_hold_up_another_lane(two, gate):
+    """Not even one row."""
+    hold(two, gate)
+    assert len(two.followers) == 1
+    two.submit((2, "other", z(0.1)))
+    batch = two.receive()
+    assert (batch.header["model"], batch.header["parts"]) == ("other", [[2, 0, 1, None]])
+    np.testing.assert_array_equal(batch.arrays[0], fakes.echo(z(0.1), np.zeros(1, np.int64)))
+    release(two, gate)
+
+
+def test_a_held_batch_does_not_hold_up_8_rows_of_its_own_lane(two, gate):
+    """Fewer wait for it: they would make a poor batch, and the other thread is free for other lanes."""
+    hold(two, gate)
+    two.submit((2, "echo", z(*[0.1] * (BESIDE_ROWS - 1))))
+    two.submit((3, "other", z(0.2)))
+    assert two.receive().header["parts"] == [[3, 0, 1, None]]
+    two.submit((4, "echo", z(0.3)))
+    parts = [[2, 0, BESIDE_ROWS - 1, None], [4, 0, 1, None]]
+    assert two.receive().header["parts"] == parts, "nothing was computed before the eighth row came"
+    release(two, gate)
+
+
+def test_few_rows_are_computed_when_the_held_batch_is_over(two, gate):
+    hold(two, gate)
+    two.submit((2, "echo", z(0.1, 0.2)))
+    release(two, gate)
+    assert two.receive().header["parts"] == [[2, 0, 2, None]]
+
+
+def test_what_comes_while_all_threads_compute_is_taken_in_together(two, gate, own_gate):
+    """Cancellations among it."""
+    other = own_gate("other")
+    hold(two, gate)
+    two.submit((2, "other", z(fakes.GATE)))
+    wait_until(fakes.held(other).exists, "the second thread does not reach its gate")
+    two.submit((3, "echo", z(0.1)), (4, "other", z(0.1)))
+    two.cancel(3)
+    two.submit((5, "echo", z(0.2)))
+    other.unlink()
+    assert two.receive().header["parts"] == [[2, 0, 1, None]]
+    assert two.receive().type == "slots", "the cancellation, which concerns text as well"
+    assert two.receive().header["parts"] == [[4, 0, 1, None]]
+    release(two, gate)
+    assert two.receive().header["parts"] == [[5, 0, 1, None]]
+
+
+def test_every_row_is_its_own_whatever_runs_beside_it(two):
+    """Thousands of rows in dozens of batches of two lanes."""
+    rng = np.random.default_rng(0)
+    sent = {n: rng.uniform(-1, 1, (1 + n % 64, fakes.LATENT_DIM)).astype(np.float32) for n in range(1, 101)}
+    owed = {n: dict(enumerate(fakes.echo(rows, np.zeros(len(rows), np.int64)))) for n, rows in sent.items()}
+    for n, rows in sent.items():
+        two.submit((n, "echo" if n % 3 else "other", rows))
+    while any(owed.values()):
+        batch = two.receive()
+        start = 0
+        for number, offset, count, error in batch.header["parts"]:
+            assert error is None
+            assert batch.header["model"] == ("echo" if number % 3 else "other")
+            for row in range(count):
+                np.testing.assert_array_equal(batch.arrays[0][start + row], owed[number].pop(offset + row))
+            start += count
+
+
+def test_text_that_ticks_hears_of_cancellations_and_new_sequences_afterwards(two, own_gate):
+    """They are read while it ticks, end the tick early and are heeded before the next one."""
+    gate = own_gate("text")
+    two.write(1, fake_sequences.GATE, 20)
+    first = two.receive()
+    assert [chunk[0] for chunk in first.header["chunks"]] == [1], "the prompt was read"
+    wait_until(fakes.held(gate).exists, "the step does not reach the gate")
+    two.cancel(1)
+    two.write(2, "a", 3)
+    two.submit((3, "echo", z(0.1)))
+    assert two.receive().header["parts"] == [[3, 0, 1, None]], "everything before it was read as well"
+    gate.unlink()
+    tick, slots = two.receive(), two.receive()
+    assert [(number, len(tokens)) for number, tokens, *_ in tick.header["chunks"]] == [(1, 1)], "one step, and no more"
+    assert (slots.type, slots.header["model"], slots.header["busy"]) == ("slots", "text", 0)
+    tokens, finish = [], None
+    while finish is None:
+        ((number, new, _, finish, error),) = two.receive().header["chunks"]
+        assert (number, error) == (2, None), "nothing follows of what was cancelled"
+        tokens += new
+    assert (bytes(tokens), finish) == (b"bcd", "length")
+
+
+def test_a_tick_of_text_does_not_hold_up_pictures(two, own_gate):
+    gate = own_gate("text")
+    two.write(1, fake_sequences.GATE, 2)
+    assert two.receive().type == "chunks"
+    wait_until(fakes.held(gate).exists, "the step does not reach the gate")
+    for number in range(2, 6):
+        two.submit((number, "echo", z(0.1)))
+        assert two.receive().header["parts"] == [[number, 0, 1, None]]
+    gate.unlink()
+    ((number, _, _, finish, _),) = two.receive().header["chunks"]
+    assert (number, finish) == (1, "length")
+
+
+# bugs
+
+
+BUGS = {
+    "reading": [{"type": "cancel"}],
+    "a model that nobody serves": [{"type": "submit", "jobs": [(9, "nobody")]}, z(0.1), np.zeros(1, np.int64)],
+    "computing": [  # latents of two shapes, which the HTTP side would never send
+        {"type": "submit", "jobs": [(8, "other"), (9, "other")]},
+        *(z(0.1), np.zeros(1, np.int64), np.zeros((1, 5), np.float32), np.zeros(1, np.int64)),
+    ],
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_ends_the_loop_and_all_threads(two, gate, bug, caplog):
+    """Even while another thread computes, as soon as that is done."""
+    hold(two, gate)
+    two.send(*BUGS[bug])
+    assert two.sock.recv(1) == b"", "the link is closed"
+    gate.unlink()
+    assert two.worker.wait(60) == 1
+    assert not two.followers
+    assert "the worker's loop failed" in caplog.text
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_ends_the_only_thread(ready, bug):
+    ready.send(*BUGS[bug])
+    assert ready.sock.recv(1) == b""
+    assert ready.worker.wait(60) == 1
+
+
+@pytest.mark.parametrize("moment", ["idle", "during a batch"])
+def test_closing_ends_both_threads(two, gate, moment):
+    if moment == "during a batch":
+        hold(two, gate)
+        two.submit((2, "echo", z(0.1)))
+    else:
+        two.submit((1, "echo", z(0.1)))
+        two.receive()
+    assert len(two.followers) == 1
+    two.sock.close()
+    gate.unlink()
+    assert two.worker.wait(60) == 0
+    assert not two.followers

@@ -59,7 +59,7 @@ def prepare(network, dtype):
 
 
 def plain_layers(network):
-    return [m for m in network.modules() if type(m) in (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.BatchNorm2d)]
+    return [m for m in network.modules() if type(m) in (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])

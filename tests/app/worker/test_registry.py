@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from app.engine.jobs import LatentJob, WorkerConfig
-from app.worker import packing, registry
+from app.worker import dynamic, packing, registry, runner
 from app.worker.registry import RegistryError
 from tests import fakes
 
@@ -159,7 +159,7 @@ def test_memory_is_refused_with_a_table(config):
     with pytest.raises(RegistryError, match="do not fit on cpu") as caught:
         registry.load(with_(config, memory_limit=1))
     lines = str(caught.value).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["alpha", "beta", "needed", "available"]
+    assert [line.split()[0] for line in lines[1:]] == ["alpha", "beta", "(while", "needed", "available"]
     assert all(line.endswith("MiB") for line in lines[1:])
 
 
@@ -200,12 +200,32 @@ def test_cuda_devices_are_deterministic_and_counted(monkeypatch):
         registry.resolve_device("cuda:1")
 
 
-def test_threads(config):
-    before = torch.get_num_threads()
-    try:
-        assert registry.load(with_(config, threads=1)).runtime.threads == 1
-    finally:
-        torch.set_num_threads(before)
+def test_threads(config, monkeypatch):
+    """A small network's batch is computed by one thread, and as many run at once as there are threads."""
+    monkeypatch.setattr(dynamic, "BESIDE_SECONDS", 0.0)
+    loaded = registry.load(with_(config, threads=3))
+    assert loaded.threads == 3
+    assert [model.threads for model in loaded.models] == [1, 1]
+    assert all(lane.ready(running=1) for lane in submitted(loaded.lanes, 8))
+    monkeypatch.setattr(registry.os, "sched_getaffinity", lambda _: {0, 1, 5, 7})
+    assert registry.load(config).threads == 4, "one a core"
+    assert registry.compute_threads(with_(config, threads=3), torch.device("cuda")) == 1, "a GPU is fed by one"
+
+
+def test_a_large_network_takes_all_threads(config, monkeypatch):
+    """Its batches are shared among them, and run one at a time."""
+    monkeypatch.setattr(dynamic, "BESIDE_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "SHARED_FLOPS", -1)
+    loaded = registry.load(with_(config, threads=2))
+    assert [model.threads for model in loaded.models] == [2, 2]
+    assert not any(lane.ready(running=1) for lane in submitted(loaded.lanes, 64))
+
+
+def submitted(lanes, rows):
+    """The lanes, with so many rows waiting in each."""
+    for name, lane in lanes.items():
+        lane.submit(1, LatentJob(name, np.zeros((rows, fakes.LATENT_DIM), np.float32), np.zeros(rows, np.int64)))
+    return lanes.values()
 
 
 def test_operator_s_module(config):

@@ -77,7 +77,8 @@ def burst(axes: Axes, found: Mapping[str, Sequence[Row]]) -> None:
 def departures(axes: Axes, found: Mapping[str, Sequence[Row]]) -> None:
     rows = found["departures"]
     depths = column(rows, "depth")
-    axes.loglog(depths, column(rows, "seconds_each", 1e6), "o-", color=RED, label="to forget one request")
+    axes.semilogx(depths, column(rows, "seconds_each", 1e6), "o-", color=RED, label="to forget one request")
+    axes.set_ylim(bottom=0)
     _label(axes, "Clients that leave", "requests that wait", "us of the worker for each", depths)
 
 

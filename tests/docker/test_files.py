@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-from app.cli import ANSWER_SECONDS
+from app.server import ANSWER_SECONDS
 from app.engine.supervisor import STOP_SECONDS
 from tests.serving import ROOT
 

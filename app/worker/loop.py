@@ -130,7 +130,9 @@ class WorkerLoop:
 
     def _frames_wait(self) -> bool:
         """Whether the other side has said something that was not read yet."""
-        return bool(select.select([self._sock], [], [], 0)[0])
+        poll = select.poll()  # one of its own, as two threads may ask at once; select() knows no descriptor above 1,023
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _receive(self) -> None:
         """Take in what the socket holds, waiting for it if it holds nothing."""

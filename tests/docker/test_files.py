@@ -6,8 +6,8 @@ import subprocess
 import pytest
 import yaml
 
-from app.server import ANSWER_SECONDS
 from app.engine.supervisor import STOP_SECONDS
+from app.server import ANSWER_SECONDS
 from tests.serving import ROOT
 
 PROMETHEUS = ROOT / "deploy/prometheus/prometheus.yml"

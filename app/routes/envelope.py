@@ -57,6 +57,7 @@ class Envelope:
             if endpoint is None:
                 await self._app(scope, receive, send_with_id)
             else:
+                scope["direct"] = scope["path"]
                 await _call(endpoint, scope, receive, send_with_id)
         except (ClientLeft, ClientDisconnect):  # during the computation, or while its body was being read
             status = CLIENT_CLOSED
@@ -64,8 +65,7 @@ class Envelope:
             self._record(scope, status, time.perf_counter() - start)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        direct = (scope["method"], scope["path"]) in self._direct
-        route = scope["path"] if direct else getattr(scope.get("route"), "path", "unmatched")
+        route = str(scope.get("direct") or getattr(scope.get("route"), "path", "unmatched"))
         self._telemetry.requests.labels(route, scope.get("model", ""), str(status)).inc()
         self._telemetry.request_duration.labels(route).observe(seconds)
         quiet = status < 400 or route.startswith("/health/")  # probes come every few seconds

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
+from app.worker import subpixel
+
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
-# What oneDNN applies to the output of a convolution while it is still in registers: its name and its arguments.
+# What oneDNN applies to the output of a layer while it is still in registers: its name and its arguments.
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], tuple[str, list[float]]]] = {
     nn.ReLU: lambda _: ("relu", []),
     nn.LeakyReLU: lambda module: ("leaky_relu", [module.negative_slope]),
@@ -110,7 +112,7 @@ def _calls(model: nn.Module, latents: Tensor, labels: Tensor) -> dict[nn.Module,
             lambda module, inputs, name=name: seen.setdefault(module, []).append(_Call(name, tuple(inputs[0].shape)))
         )
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.GroupNorm | nn.Sequential)
+        if isinstance(module, Convolution | nn.Linear | nn.GroupNorm | nn.Sequential)
     ]
     try:
         _decode(model, latents, labels)
@@ -120,11 +122,15 @@ def _calls(model: nn.Module, latents: Tensor, labels: Tensor) -> dict[nn.Module,
     return {module: calls[0] for module, calls in seen.items() if len(calls) == 1}
 
 
-def _packable(module: nn.Module | None) -> bool:
+def _is_linear(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and not is_parametrized(module)
+
+
+def _is_convolution(module: nn.Module) -> bool:
     """Whether a module is a plain two-dimensional convolution with zero padding."""
     return (
         type(module) in (nn.Conv2d, nn.ConvTranspose2d)
-        and not is_parametrized(module)  # type: ignore[arg-type]
+        and not is_parametrized(module)
         and module.padding_mode == "zeros"  # type: ignore[union-attr]
         and isinstance(module.padding, tuple)  # type: ignore[union-attr]
     )
@@ -137,7 +143,7 @@ def _fold(called: dict[nn.Module, _Call]) -> None:
             continue
         layers = list(sequence)
         for i, (layer, following) in enumerate(itertools.pairwise(layers)):
-            if _packable(layer) and type(following) is nn.BatchNorm2d and following.track_running_stats:
+            if _is_convolution(layer) and type(following) is nn.BatchNorm2d and following.track_running_stats:
                 transpose = isinstance(layer, nn.ConvTranspose2d)
                 sequence[i] = fuse_conv_bn_eval(layer, following, transpose)  # type: ignore[type-var]
                 sequence[i + 1] = nn.Identity()
@@ -147,8 +153,11 @@ def _replace(model: nn.Module, called: dict[nn.Module, _Call]) -> None:
     """Put packed modules where plain ones are."""
     fused = dict(_fused_activations(called))
     for module, call in called.items():
-        if _packable(module):
-            packed: nn.Module = _packed(module, call.shape, *fused.get(module, ("none", [])))  # type: ignore[arg-type]
+        after = fused.get(module, ("none", []))
+        if _is_convolution(module):
+            packed: nn.Module = _packed(module, call.shape, *after)  # type: ignore[arg-type]
+        elif _is_linear(module) and len(call.shape) == 2:
+            packed = _PackedLinear(module, *after)  # type: ignore[arg-type]
         elif type(module) is nn.GroupNorm and len(call.shape) == 4:
             packed = _PlanarGroupNorm(module)
         else:
@@ -158,23 +167,28 @@ def _replace(model: nn.Module, called: dict[nn.Module, _Call]) -> None:
 
 
 def _fused_activations(called: dict[nn.Module, _Call]) -> Iterator[tuple[nn.Module, tuple[str, list[float]]]]:
-    """Convolutions that are followed by nothing but an activation, which is taken out of its `Sequential`."""
+    """Layers that are followed by nothing but an activation, which is taken out of its `Sequential`."""
     for sequence in called:
         if not isinstance(sequence, nn.Sequential):
             continue
         layers = [(i, layer) for i, layer in enumerate(sequence) if not isinstance(layer, nn.Identity)]
         for (_, layer), (i, following) in itertools.pairwise(layers):
-            if _packable(layer) and layer in called and _fuses(layer) and type(following) in ACTIVATIONS:
+            if layer in called and _fuses(layer, called[layer].shape) and type(following) in ACTIVATIONS:
                 yield layer, ACTIVATIONS[type(following)](following)
                 sequence[i] = nn.Identity()
 
 
-def _fuses(layer: nn.Module) -> bool:
-    """Whether oneDNN's kernel stays fast with an activation: those in fp32 that are transposed do not."""
-    return isinstance(layer, nn.Conv2d) or layer.weight.dtype == torch.bfloat16
+def _fuses(layer: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a layer will be packed and its kernel stays fast with an activation: those in fp32 that are transposed do not."""
+    if _is_linear(layer):
+        return len(shape) == 2
+    return _is_convolution(layer) and (isinstance(layer, nn.Conv2d) or layer.weight.dtype == torch.bfloat16)
 
 
 def _packed(layer: Convolution, shape: tuple[int, ...], activation: str, scalars: list[float]) -> nn.Module:
+    if (found := subpixel.in_blocks(layer, shape)) is not None:
+        blocks, r = found
+        return nn.Sequential(_PackedConv2d(blocks, shape, activation, scalars), nn.PixelShuffle(r))
     if isinstance(layer, nn.Conv2d):
         return _PackedConv2d(layer, shape, activation, scalars)
     if shape[2:] == (1, 1) and layer.padding == (0, 0) and layer.output_padding == (0, 0) and layer.groups == 1:
@@ -233,6 +247,20 @@ class _PackedProjection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = onednn._linear_pointwise(x.flatten(1), self._weight, self._bias, *self._after)
         return out.view(self._shape).permute(0, 3, 1, 2)
+
+
+class _PackedLinear(nn.Module):
+    """A matrix product on a weight in oneDNN's layout, with its activation: [N, C] -> [N, D]."""
+
+    def __init__(self, layer: nn.Linear, activation: str, scalars: list[float]) -> None:
+        super().__init__()
+        self._weight = onednn._reorder_linear_weight(layer.weight)
+        self._bias = layer.bias
+        self._after = (activation, scalars, "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = onednn._linear_pointwise(x, self._weight, self._bias, *self._after)
+        return out
 
 
 class _PlanarGroupNorm(nn.Module):

@@ -59,7 +59,7 @@ def prepare(network, dtype):
 
 
 def plain_layers(network):
-    return [m for m in network.modules() if type(m) in (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)]
+    return [m for m in network.modules() if type(m) in (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear)]
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])
@@ -99,6 +99,28 @@ def test_what_is_not_plain_stays_as_it_is():
     network = trained(Net(nn.ConvTranspose2d(4, 8, 4), nn.GELU(), reflecting, same, nn.Tanh()))
     packed, _ = prepare(network, torch.float32)
     assert len(plain_layers(packed)) == 2
+    latents, labels = rows(network)
+    torch.testing.assert_close(packed.decode(latents, labels), network.decode(latents, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_layers_and_their_activations(dtype):
+    layers = (nn.Flatten(), nn.Linear(4, 32), nn.LeakyReLU(0.2), nn.Linear(32, 48, bias=False), nn.Tanh())
+    network = trained(Net(*layers, nn.Unflatten(1, (3, 4, 4))))
+    packed, used = prepare(network, dtype)
+    assert used == dtype
+    assert plain_layers(packed) == []
+    assert not any(isinstance(m, nn.LeakyReLU | nn.Tanh) for m in packed.modules())
+    latents, labels = rows(network)
+    torch.testing.assert_close(
+        packed.decode(latents.to(dtype), labels).float(), network.decode(latents, labels), atol=0.02, rtol=0.01
+    )
+
+
+def test_a_linear_layer_over_positions_stays_as_it_is():
+    network = trained(Net(nn.ConvTranspose2d(4, 1, 4), nn.Linear(4, 4), nn.Tanh()))
+    packed, _ = prepare(network, torch.float32)
+    assert [type(m) for m in plain_layers(packed)] == [nn.Linear]
     latents, labels = rows(network)
     torch.testing.assert_close(packed.decode(latents, labels), network.decode(latents, labels))
 

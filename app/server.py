@@ -6,6 +6,7 @@ Knows sockets and signals; what is served is the application's business.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.engine.engine import Engine
+from app.routes.connection import CLOSING
 
 BACKLOG = 4096
 KEEP_ALIVE_SECONDS = 75
@@ -85,11 +87,25 @@ class Server(uvicorn.Server):
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, over a transport that writes the head and the body of an answer at once."""
+    """uvicorn's, over a transport that writes the head and the body of an answer at once; tells of its end."""
+
+    _closing: set[Callable[[], Any]]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own
         """Called by asyncio."""
+        self._closing = set()
         super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
+
+    def on_message_begin(self) -> None:
+        """Called by the parser: a request begins, and so does its scope."""
+        super().on_message_begin()
+        self.scope["extensions"] = {CLOSING: self._closing}  # type: ignore[dict-item]  # names are the server's to give
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio."""
+        super().connection_lost(exc)
+        for callback in list(self._closing):
+            callback()
 
 
 class Corked:

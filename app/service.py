@@ -223,7 +223,7 @@ def _plan_seeds(request: ImageRequest, info: ModelInfo, label: int | None) -> Pl
     if seed + n - 1 > latents.MAX_SEED:
         raise InvalidField(f"seed: seed + n - 1 must not exceed {latents.MAX_SEED}", field="seed")
     drawn = [latents.from_seed(seed + j, info.latent_shape, info.num_classes) for j in range(n)]
-    z = np.stack([latent for latent, _ in drawn])
+    z = drawn[0][0][None] if n == 1 else np.stack([latent for latent, _ in drawn])
     if request.truncation is not None:
         z *= np.float32(request.truncation)
     labels = [own if label is None else label for _, own in drawn]

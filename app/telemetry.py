@@ -3,6 +3,8 @@
 One registry an application, so that several can live in one process (tests); one process exposes it.
 """
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -54,10 +56,9 @@ class Telemetry:
         self.model_ready = gauge("model_ready", "1 while the model is served.", "model")
         self.model_info = gauge("model_info", "Always 1.", "model", "architecture", "digest")
         self.model_memory = gauge("model_memory_bytes", "Parameters and buffers on the device.", "model")
-        self._pictures: dict[str, PictureMeters] = {}
 
-    def pictures(self, model: str) -> PictureMeters:
-        """The series of a picture model that is served."""
-        if (meters := self._pictures.get(model)) is None:
-            meters = self._pictures[model] = PictureMeters(self, model)
-        return meters
+        # What every request asks for: its label values are few, being routes, models that are served, and statuses.
+        self.pictures = functools.cache(functools.partial(PictureMeters, self))
+        self.depth = functools.cache(self.queue_depth.labels)
+        self.answers = functools.cache(self.requests.labels)
+        self.durations = functools.cache(self.request_duration.labels)

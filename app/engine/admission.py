@@ -14,13 +14,9 @@ class Admission:
     def __init__(self, max_rows: int) -> None:
         """Start empty; `max_rows` is the most rows that may wait or be computed at once."""
         self._max_rows = max_rows
+        self.rows = 0  # in flight over all models
         self._rows: dict[str, int] = {}
         self._seconds_a_row: dict[str, float] = {}
-
-    @property
-    def rows(self) -> int:
-        """Rows in flight over all models."""
-        return sum(self._rows.values())
 
     def depth(self, model: str) -> int:
         """Rows in flight for one model."""
@@ -43,10 +39,12 @@ class Admission:
                 retry_after=max(self.backlog_seconds / 2, 0.001),
             )
         self._rows[model] = self.depth(model) + rows
+        self.rows += rows
 
     def release(self, model: str, rows: int) -> None:
         """Count rows out: answered, failed or given up."""
         self._rows[model] -= rows
+        self.rows -= rows
 
     def learn(self, model: str, seconds_a_row: float) -> None:
         """Take note of what a row cost in the newest batch."""

@@ -163,15 +163,14 @@ class Engine:
             ModelNotFound: no such model, one of another kind, or one that could not be loaded.
         """
         self.check_open()
-        served = {info.name: info for info in self.models.values() if info.error is None and info.kind == kind}
-        info = next(iter(served.values()), None) if name is None else served.get(name)
-        if info is None:
-            makes = {"latent": "pictures", "sequence": "text"}[kind]
-            asked = "no model" if name is None else f"no model {name!r}"
-            raise ModelNotFound(
-                f"{asked} that makes {makes} is served ({', '.join(served) or 'none'} is)", field="model"
-            )
-        return info
+        served = (info for info in self.models.values() if info.error is None and info.kind == kind)
+        info = next(served, None) if name is None else self.models.get(name)
+        if info is not None and info.error is None and info.kind == kind:
+            return info
+        makes = {"latent": "pictures", "sequence": "text"}[kind]
+        asked = "no model" if name is None else f"no model {name!r}"
+        names = ", ".join(other.name for other in served) or "none"
+        raise ModelNotFound(f"{asked} that makes {makes} is served ({names} is)", field="model")
 
     def check_open(self) -> None:
         """Raise unless work is taken now.
@@ -225,13 +224,15 @@ class Engine:
     def _admit(self, model: str, rows: int) -> _Lane:
         """Count rows in at the worker with the least to do."""
         self.check_open()
-        lane = min(self._lanes, key=lambda lane: (lane.admission.backlog_seconds, lane.admission.rows))
+        lane = self._lanes[0]
+        if len(self._lanes) > 1:
+            lane = min(self._lanes, key=lambda lane: (lane.admission.backlog_seconds, lane.admission.rows))
         try:
             lane.admission.admit(model, rows)
         except Overloaded:
             self._telemetry.rejected.labels("queue_full").inc()
             raise
-        self._telemetry.queue_depth.labels(model).inc(rows)
+        self._telemetry.depth(model).inc(rows)
         self._idle.clear()
         return lane
 
@@ -253,7 +254,7 @@ class Engine:
 
     def _release(self, lane: _Lane, number: int, model: str, rows: int, *, departed: bool) -> None:
         lane.admission.release(model, rows)
-        self._telemetry.queue_depth.labels(model).dec(rows)
+        self._telemetry.depth(model).dec(rows)
         if departed:
             lane.departed.append(number)
             self._schedule_flush()

@@ -3,9 +3,16 @@
 import functools
 from collections.abc import Sequence
 
+from starlette.types import Scope
+
 from app.errors import NotAcceptable
 
 MAX_RANGES = 64
+
+
+def accepted(scope: Scope) -> str:
+    """What a request says in Accept, of which it may have several."""
+    return ", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"accept")
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,6 +3,8 @@
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -25,27 +27,35 @@ async def read_json(request: Request, schema: type[BodyT]) -> BodyT:
 
     Raises:
         UnsupportedMediaType, BodyTooLarge, InvalidJSON, UnknownField, InvalidField: what is wrong with it.
+        ClientDisconnect: the client left before all of it had come.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    headers = dict(request.scope["headers"])  # one pass over the few there are
+    media_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}; application/json expected")
-    body = await _read(request, request.app.state.settings.max_body)
+    limit = request.app.state.settings.max_body
+    declared = headers.get(b"content-length", b"0").decode("latin-1")
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyTooLarge(f"{declared} bytes; the limit is {limit}")
+    body = await _read(request.receive, limit)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
         raise _as_own(error) from None
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLarge(f"{declared} bytes; the limit is {limit}")
-    chunks, size = [], 0
-    async for chunk in request.stream():
+async def _read(receive: Receive, limit: int) -> bytes:
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
             raise BodyTooLarge(f"more than {limit} bytes")
         chunks.append(chunk)
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 

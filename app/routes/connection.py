@@ -1,9 +1,12 @@
 """A departed client costs nothing: its job is given up the moment the connection closes."""
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastapi import Request
+
+CLOSING = "genserve.closing"  # in a scope's extensions: the callbacks of its connection's end, where the server has them
 
 T = TypeVar("T")
 
@@ -25,6 +28,13 @@ class Watch:
         Raises:
             ClientLeft: the client left first; the future is cancelled.
         """
+        callbacks = self._request.scope.get("extensions", {}).get(CLOSING)
+        if callbacks is None:
+            return await self._with_task(future)
+        return await _with_callback(future, callbacks)
+
+    async def _with_task(self, future: asyncio.Future[T]) -> T:
+        """Under any ASGI server: one more task a request."""
         closed = asyncio.ensure_future(self._request.receive())  # after the body, only a disconnect can come
         closed.add_done_callback(lambda _: future.cancel())
         try:
@@ -35,3 +45,22 @@ class Watch:
             raise
         finally:
             closed.cancel()
+
+
+async def _with_callback(future: asyncio.Future[T], callbacks: set[Callable[[], Any]]) -> T:
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        future.cancel()
+
+    callbacks.add(leave)
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if left:
+            raise ClientLeft from None
+        raise
+    finally:
+        callbacks.discard(leave)

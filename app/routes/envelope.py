@@ -66,8 +66,8 @@ class Envelope:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = str(scope.get("direct") or getattr(scope.get("route"), "path", "unmatched"))
-        self._telemetry.requests.labels(route, scope.get("model", ""), str(status)).inc()
-        self._telemetry.request_duration.labels(route).observe(seconds)
+        self._telemetry.answers(route, scope.get("model", ""), str(status)).inc()
+        self._telemetry.durations(route).observe(seconds)
         quiet = status < 400 or route.startswith("/health/")  # probes come every few seconds
         level = logging.DEBUG if quiet else logging.INFO if status < 500 else logging.WARNING
         if log.isEnabledFor(level):

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.codecs import MEDIA_TYPES, ImageFormat
 from app.routes import problems
-from app.routes.accept import negotiate
+from app.routes.accept import accepted, negotiate
 from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.reproduce import reproduction_headers
@@ -43,7 +43,7 @@ async def generate(request: Request) -> Response:
     """`{}` gives one picture of the first model from a drawn seed; image j of n uses seed + j."""
     service: Service = request.app.state.service
     body = await read_json(request, ImageRequest)
-    media_type = negotiate(", ".join(request.headers.getlist("accept")), _offers(body.format))
+    media_type = negotiate(accepted(request.scope), _offers(body.format))
     image_format: ImageFormat = body.format or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
     packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
     request.scope["model"] = service.picture_model(body.model).name

@@ -3,10 +3,10 @@
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from app.errors import BodyTooLarge, GenserveError, InvalidField, InvalidJSON, UnknownField, UnsupportedMediaType
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-CLOSING = "genserve.closing"  # in a scope's extensions: the callbacks of its connection's end, where the server has them
+CLOSING = "genserve.closing"  # in a scope's extensions: callbacks for the connection's end, if the server has them
 
 T = TypeVar("T")
 

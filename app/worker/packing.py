@@ -131,8 +131,8 @@ def _is_convolution(module: nn.Module) -> bool:
     return (
         type(module) in (nn.Conv2d, nn.ConvTranspose2d)
         and not is_parametrized(module)
-        and module.padding_mode == "zeros"  # type: ignore[union-attr]
-        and isinstance(module.padding, tuple)  # type: ignore[union-attr]
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
     )
 
 
@@ -179,7 +179,7 @@ def _fused_activations(called: dict[nn.Module, _Call]) -> Iterator[tuple[nn.Modu
 
 
 def _fuses(layer: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether a layer will be packed and its kernel stays fast with an activation: those in fp32 that are transposed do not."""
+    """Whether a layer is packed and its kernel stays fast with an activation: transposed ones in fp32 do not."""
     if _is_linear(layer):
         return len(shape) == 2
     return _is_convolution(layer) and (isinstance(layer, nn.Conv2d) or layer.weight.dtype == torch.bfloat16)

@@ -1,7 +1,7 @@
 """Convolutions to a picture's few channels, rewritten as convolutions to many channels at a lower resolution.
 
-A CPU computes sixteen output channels in the time of one: the layer that makes the picture, with one to four, leaves most
-of its lanes idle. A block of r x r neighbouring pixels taken for r * r channels of one pixel (Shi et al. 2016, the
+A CPU computes sixteen output channels in the time of one: the layer that makes the picture, with one to four, leaves
+most of its lanes idle. A block of r x r neighbouring pixels taken for r * r channels of one pixel (Shi et al. 2016, the
 sub-pixel convolution, read backwards) fills them. The products are the same, only those with added zeros are new.
 """
 
@@ -65,6 +65,7 @@ def _of_transposed(layer: nn.ConvTranspose2d) -> tuple[nn.Conv2d, int] | None:
 
 
 def _is_square(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    assert not isinstance(layer.padding, str)
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
     return all(a == b for a, b in sizes) and layer.dilation == (1, 1) and layer.groups == 1
 

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
+MINUTES ?= 20
 # Whichever build of torch pip is configured for; e.g. TORCH=./torch-2.13.0-....whl or a build with another CUDA.
 TORCH ?= torch==2.13.0
 
@@ -14,7 +15,7 @@ CODE := app models training tests examples benchmarks
 PEERS := fastapi litserve mosec bentoml
 PEER_VENVS := build/bench/venvs
 
-.PHONY: help install serve test lint format type docker-test bench bench-growth bench-peers lock train evaluate clean
+.PHONY: help install serve test soak lint format type docker-test bench bench-growth bench-faults bench-peers lock train evaluate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -26,6 +27,9 @@ serve: install ## serve the weights of the repository (HOST=, PORT=)
 
 test: $(VENV)/.dev ## run the tests (ARGS= for pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.dev ## everything that can go wrong, at random against one server (MINUTES=20, ARGS=overload)
+	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) $(ARGS)
 
 lint: $(VENV)/.dev ## check style, the direction of imports and the container files
 	$(BIN)/ruff check $(CODE)
@@ -62,6 +66,9 @@ bench: $(VENV)/.bench bench-peers ## compare the service, its peers and the limi
 bench-growth: $(VENV)/.bench ## measure how cost grows with load, models and their size, with wrk (ARGS= for benchmarks.growth)
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 	$(BIN)/python -m benchmarks.growth_plots
+
+bench-faults: $(VENV)/.bench bench-peers ## put the same five faults to the service and its peers (ARGS= for benchmarks.faults)
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 bench-peers: $(PEERS:%=$(PEER_VENVS)/%/.installed) ## make an environment for each peer
 

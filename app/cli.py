@@ -1,6 +1,7 @@
 """`genserve serve`: settings from flags and environment, signals, exit codes; `genserve bench` is in app/bench.
 
-Exit codes of serve: 0 drained and stopped, 1 the start was refused or the device worker died, 2 bad flags or settings.
+Exit codes of serve: 0 drained and stopped, 1 the start was refused, 2 bad flags or settings, 3 the device worker ended
+again and again.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from app import logs
 from app.bench import options
 from app.engine.engine import Engine
+from app.limits import Limits
 from app.main import create_app
 from app.server import Server
 from app.settings import Settings
@@ -50,7 +52,8 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status."""
     logs.configure(settings.log_level)
     app = create_app(settings, on_failure=lambda: server.stop_gracefully())
-    server = Server(app, settings.host, settings.port, settings.drain_seconds)
+    limits = Limits(settings.max_header, settings.read_timeout, settings.write_timeout, settings.max_connections)
+    server = Server(app, settings.host, settings.port, settings.drain_seconds, limits)
     try:
         server.run()
     except SystemExit:  # uvicorn's way out when it can't bind
@@ -60,7 +63,7 @@ def serve(settings: Settings) -> int:
     engine: Engine = app.state.engine
     if engine.failure is not None:
         log.error("%s", engine.failure)
-        return 1
+        return 3 if engine.begun else 1
     log.info("stopped")
     return 0
 

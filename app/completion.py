@@ -15,6 +15,7 @@ from app import latents
 from app.engine.engine import Engine
 from app.engine.jobs import Chunk, Logprob, ModelInfo, Sampling, SequenceJob
 from app.engine.stream import TokenStream
+from app.engine.terms import Terms
 from app.errors import InvalidField
 from app.schemas import MAX_CHOICES, Usage
 from app.text import StopStrings, Tokenizer
@@ -220,7 +221,7 @@ class Completer:
         """
         return self._engine.model(name, "sequence")
 
-    async def begin(self, ask: Ask) -> Completion:
+    async def begin(self, ask: Ask, terms: Terms = Terms()) -> Completion:  # noqa: B008
         """Check, encode and submit; the text comes from `Completion.pieces`.
 
         Raises:
@@ -242,7 +243,7 @@ class Completer:
             _job(ask, info, ids, seed + place * ask.n + j) for place, ids in enumerate(prompts) for j in range(ask.n)
         ]
         choices = [Choice(index, job, tokenizer, ask) for index, job in enumerate(jobs)]
-        return Completion(info, seed, ask.n, choices, self._engine.stream(jobs))
+        return Completion(info, seed, ask.n, choices, self._engine.stream(jobs, terms))
 
     def _tokenizer(self, info: ModelInfo) -> Tokenizer:
         if info.name not in self._tokenizers:

@@ -11,6 +11,8 @@ GenserveError
 │   └── UnsupportedMediaType    415 unsupported_media_type
 ├── Overloaded                  429 overloaded         (Retry-After)
 ├── ComputeFailed               500 compute_failed     (this request's own computation failed)
+├── KillsWorker                 500 kills_worker       (computing this request, alone, ended the worker)
+├── DeadlineExceeded            504 deadline_exceeded  (not done in the time that the request had)
 └── Unavailable                 503                    (Retry-After)
     ├── NotReady                503 not_ready          (loading)
     ├── Draining                503 draining           (shutting down)
@@ -92,15 +94,27 @@ class UnsupportedMediaType(RequestError):
 
 
 class Overloaded(GenserveError):
-    """The queue is full; nothing was queued."""
+    """The queue is full, or the wait would be longer than the request has; nothing was queued."""
 
-    status, code, title = 429, "overloaded", "The queue is full"
+    status, code, title = 429, "overloaded", "Too much is waiting"
 
 
 class ComputeFailed(GenserveError):
     """The network failed on this very request; its batch-mates are unaffected."""
 
     code, title = "compute_failed", "The model failed on this request"
+
+
+class KillsWorker(GenserveError):
+    """Computing this request, alone, ended the device worker; the same request is refused for a while."""
+
+    code, title = "kills_worker", "The request ends the worker that computes it"
+
+
+class DeadlineExceeded(GenserveError):
+    """The answer, or a stream's first token, was not there in time; what was not computed yet was dropped."""
+
+    status, code, title = 504, "deadline_exceeded", "The deadline has passed"
 
 
 class Unavailable(GenserveError):

@@ -16,8 +16,10 @@ from starlette.types import ASGIApp
 
 from app import schemas
 from app.completion import Completer
+from app.engine.canary import Canary
 from app.engine.engine import Engine, worker_configs
 from app.engine.jobs import ModelInfo, WorkerConfig
+from app.engine.keeper import Patience
 from app.engine.supervisor import Launch, WorkerProcess
 from app.routes import completions, health, images, metrics, models, openai, problems, text
 from app.routes.envelope import Envelope
@@ -94,9 +96,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         telemetry=telemetry,
         on_failure=app.state.on_failure,
         launch=app.state.launch,
+        patience=Patience(settings.watchdog, settings.max_restarts),
     )
     service = Service(engine, telemetry, settings.max_pixels)
     app.state.engine, app.state.service, app.state.completer = engine, service, Completer(engine)
+    app.state.canary = Canary(engine)
     engine.when_ready(lambda: _announce(engine, telemetry))
     await engine.start()
     try:

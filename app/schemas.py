@@ -13,12 +13,15 @@ MAX_CHOICES = 64
 MAX_TOP_K = 1_000_000  # above any vocabulary
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 200
+MAX_BIASES = 300  # OpenAI's
 
 Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 Count = Annotated[int, Strict(), Field(ge=1, le=MAX_IMAGES)]
 LabelIndex = Annotated[int, Strict(), Field(ge=0)]
 LabelName = Annotated[str, Strict(), Field(max_length=MAX_LABEL_LENGTH)]
 TokenId = Annotated[int, Strict(), Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]  # one error, not one for each of many
+Bias = Annotated[float, Strict(), Field(ge=-100, le=100)]
 Name = Annotated[str, Strict(), Field(min_length=1, max_length=64)]
 
 
@@ -32,7 +35,9 @@ class Body(BaseModel):
     def _drop_nulls(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+        known = {name: value for name, value in data.items() if value is not None and name in cls.model_fields}
+        stranger = next((name for name in data if name not in cls.model_fields), None)
+        return known if stranger is None else {**known, stranger: data[stranger]}  # one is enough to refuse
 
 
 class Interpolation(Body):
@@ -195,8 +200,8 @@ class OpenAICompletionRequest(Body):
     prompt: (
         Prompt
         | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
         | None
     ) = None
     max_tokens: Annotated[int, Strict(), Field(ge=0)] | None = None
@@ -210,7 +215,7 @@ class OpenAICompletionRequest(Body):
     stop: Stops | None = None
     presence_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Strict(), Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
     seed: Seed | None = None
     best_of: Literal[1] | None = None
     suffix: Literal[""] | None = None
@@ -293,6 +298,6 @@ class OpenAIError(BaseModel):
 class Health(BaseModel):
     """Answer of the health routes."""
 
-    status: Literal["alive", "ready", "loading", "draining", "failed"]
+    status: Literal["alive", "ready", "loading", "restarting", "unresponsive", "draining", "failed"]
     detail: StrictStr | None = None
     models: dict[str, StrictBool] | None = Field(None, description="whether each model is served")

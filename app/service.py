@@ -6,6 +6,7 @@ The only place that will join two models. Knows the engine and the codecs; knows
 import asyncio
 import base64
 import hashlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +21,7 @@ from app import codecs, latents
 from app.codecs import ImageFormat, Provenance
 from app.engine.engine import Engine
 from app.engine.jobs import LatentJob, ModelInfo, Pictures
+from app.engine.terms import Terms
 from app.errors import InvalidField
 from app.schemas import MAX_IMAGES, ImageAnswer, ImageItem, ImageRequest
 from app.telemetry import Telemetry
@@ -87,7 +89,7 @@ class Service:
         """
         return self.engine.model(name, "latent")
 
-    async def generate(self, request: ImageRequest, watch: Watch) -> Generated:
+    async def generate(self, request: ImageRequest, watch: Watch, terms: Terms = Terms()) -> Generated:  # noqa: B008
         """Make the pictures of a request; `watch` awaits the engine's future and cancels it when the client leaves.
 
         Raises:
@@ -99,7 +101,7 @@ class Service:
         if pixels > self._max_pixels:
             field = "scale" if plan.scale > 1 else "n"
             raise InvalidField(f"{field}: {pixels} pixels in all; the limit is {self._max_pixels}", field=field)
-        return Generated(plan, await watch(self.engine.submit(plan.job)))
+        return Generated(plan, await watch(self.engine.submit(plan.job, terms)))
 
     async def encode(self, generated: Generated, image_format: ImageFormat, packing: Packing) -> bytes:
         """Pictures to the body of an answer: one picture or sheet, a ZIP archive, or JSON.
@@ -234,6 +236,8 @@ def _plan_seeds(request: ImageRequest, info: ModelInfo, label: int | None) -> Pl
 
 def _plan_latents(request: ImageRequest, info: ModelInfo, label: int | None, given: list[Any]) -> Plan:
     shape = info.latent_shape
+    if _count(given, MAX_IMAGES * math.prod(shape)) > MAX_IMAGES * math.prod(shape):
+        raise InvalidField(f"latents: more numbers than {MAX_IMAGES} latents of {info.name} have", field="latents")
     z = _as_floats(given)
     if z.shape == shape:
         z = z[None]
@@ -244,6 +248,17 @@ def _plan_latents(request: ImageRequest, info: ModelInfo, label: int | None, giv
         raise InvalidField(f"n: {request.n} contradicts the {len(z)} latents given", field="n")
     stories = [{"latents_sha256": hashlib.sha256(row.tobytes()).hexdigest()} for row in z]
     return _plan(request, info, z, [label or 0] * len(z), None, (None,) * len(z), stories)
+
+
+def _count(given: list[Any], limit: int) -> int:
+    """How many numbers nested lists hold; not counted further once they are beyond the limit."""
+    count, lists = 0, [given]
+    while lists and count <= limit:
+        entries = lists.pop()
+        inner = [entry for entry in entries if isinstance(entry, list)]
+        count += max(1, len(entries) - len(inner))  # an empty list counts too, or a million of them would be free
+        lists += inner
+    return count
 
 
 def _as_floats(given: list[Any]) -> NDArray[np.float32]:

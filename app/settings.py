@@ -37,7 +37,24 @@ class Settings(BaseSettings):
         4096, ge=64, le=1_000_000, description="pictures and sequences in flight at once, for each worker"
     )
     max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 28, description="largest request body, bytes")
+    max_header: int = Field(1 << 15, ge=1 << 10, le=1 << 20, description="largest head of a request, bytes")
     max_pixels: int = Field(1 << 24, ge=1 << 10, description="largest answer, pixels over all its pictures")
+    max_connections: int = Field(8192, ge=1, le=1_000_000, description="connections at once; further ones are closed")
+    request_timeout: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="seconds for an answer, or for the first token of a stream, without X-Request-Timeout",
+    )
+    read_timeout: float = Field(30.0, gt=0, le=3600, description="seconds in which a request's head and body must come")
+    write_timeout: float = Field(30.0, gt=0, le=3600, description="seconds for which a client may take nothing")
+    watchdog: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="seconds after which a batch that is not done, or a silent worker, counts as hung",
+    )
+    max_restarts: int = Field(5, ge=0, le=1000, description="crashes of a worker in a row before the service gives up")
     ping_seconds: float = Field(10.0, gt=0, le=3600, description="silence after which a stream sends a comment")
     drain_seconds: float = Field(20.0, ge=0, le=3600, description="time to answer what was admitted after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")

@@ -51,7 +51,13 @@ class Telemetry:
         self.slots_busy = gauge("slots_busy", "Slots of a sequence model in use.", "model")
         self.images = counter("images_total", "Pictures generated.", "model")
         self.queue_depth = gauge("queue_depth", "Rows waiting or being computed.", "model")
+        self.queue_seconds = gauge(
+            "queue_seconds", "Predicted seconds until the pictures in flight are done.", "worker"
+        )
         self.rejected = counter("rejected_total", "Requests refused before compute.", "reason")
+        self.expired = counter("expired_total", "Requests not done in the time that they had.", "model")
+        self.worker_restarts = counter("worker_restarts_total", "Workers that ended or were ended.", "worker")
+        self.batch_limit = gauge("batch_limit", "Largest batch since one ran out of memory.", "model")
         self.cancelled = counter("cancelled_total", "Requests whose client left before the answer.", "model")
         self.model_ready = gauge("model_ready", "1 while the model is served.", "model")
         self.model_info = gauge("model_info", "Always 1.", "model", "architecture", "digest")

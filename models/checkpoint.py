@@ -4,6 +4,7 @@ Knows files and networks; knows nothing of requests or of how the weights were m
 folder becomes one `CheckpointError` that names the file and the cause.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -11,17 +12,20 @@ import json
 import math
 import os
 import re
+import stat
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import models
 
@@ -31,6 +35,8 @@ WEIGHTS_FILE = "model.safetensors"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 TOKENIZER_FILE = "tokenizer.json"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_CARD_DEPTH = 32
+MAX_SAID = 500  # characters of a file's own words in a message
 MAX_HEADER_BYTES = 16 << 20  # a header names tensors; 16 MiB is room for 100,000 of them
 
 Kind = Literal["latent", "sequence"]
@@ -141,14 +147,44 @@ def read_config(folder: Path, networks: Networks | None = None) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        with _open(path) as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(data, parse_constant=_refuse_constant)
+        json.dumps(raw, ensure_ascii=False).encode()  # no lone surrogates, which no answer could carry
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: unreadable: {error}") from error
     return _parse_config(path, raw, served() if networks is None else networks)
+
+
+def _open(path: Path) -> BufferedReader:
+    """Open a regular file: another kind, such as a pipe, may never give what it is asked for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError("not a regular file")
+    return os.fdopen(fd, "rb")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_plain(value: object, depth: int = 0) -> bool:
+    """Whether a card can be sent on: numbers of at most 64 bits, and no deeper than anybody writes by hand."""
+    if isinstance(value, dict | list):
+        entries = value.values() if isinstance(value, dict) else value
+        return depth < MAX_CARD_DEPTH and all(_is_plain(entry, depth + 1) for entry in entries)
+    return not isinstance(value, int) or abs(value) < 1 << 63
+
+
+def _short(text: str) -> str:
+    """What a file says, fit for one line of a log."""
+    said = text if text.isprintable() else repr(text)
+    return said if len(said) <= MAX_SAID else f"{said[:MAX_SAID]}..."
 
 
 def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
@@ -168,11 +204,13 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
         wrong.append("labels")
     if tokenizer is not None and not _well_typed(tokenizer):
         wrong.append("tokenizer")
+    if not _is_plain(config.card):
+        wrong.append("card")
     if wrong:
         raise CheckpointError(f"{path}: wrong type for {', '.join(wrong)}")
     if config.architecture not in known:
         names = ", ".join(sorted(known))
-        raise CheckpointError(f"{path}: unknown architecture {config.architecture!r} (known: {names})")
+        raise CheckpointError(f"{path}: unknown architecture {_short(repr(config.architecture))} (known: {names})")
     return config
 
 
@@ -190,11 +228,12 @@ def build(architecture: str, config: Mapping[str, Any], networks: Networks | Non
     """
     network = (served() if networks is None else networks).get(architecture)
     if network is None:
-        raise CheckpointError(f"unknown architecture {architecture!r}")
+        raise CheckpointError(f"unknown architecture {_short(repr(architecture))}")
     try:
         return network(**config)
     except Exception as error:  # constructors, the operator's among them, refuse bad arguments in their own ways
-        raise CheckpointError(f"{architecture} refuses its config {dict(config)}: {error}") from error
+        said = f"{_short(str(dict(config)))}: {_short(str(error))}"
+        raise CheckpointError(f"{architecture} refuses its config {said}") from error
 
 
 def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
@@ -217,20 +256,39 @@ def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
+        raise CheckpointError(f"{path}: not readable as safetensors: {_short(str(error))}") from error
     _check_finite(path, tensors)
     try:
-        model = build(config.architecture, config.config, networks)
+        with _at_most(2 * config.size):  # an element of a tensor takes a byte at least; some are shared
+            model = build(config.architecture, config.config, networks)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
     load_tensors(model, tensors, str(path))
     return Checkpoint(folder.name, config, model.eval().requires_grad_(False))
 
 
+@contextlib.contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """No network with more parameters is built: a few bytes of configuration can ask for any number."""
+    left = count
+
+    def register(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise ValueError("it asks for more parameters than the weights file can hold")
+
+    handle = register_module_parameter_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _verify_file(path: Path, size: int, sha256: str) -> None:
     """Check size and sha256, and the header length of a safetensors file, before any parser sees the file."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             there = os.fstat(file.fileno()).st_size
             if there != size:
                 wrong = f"{there} bytes where {CONFIG_FILE} says {size}: truncated or replaced"
@@ -260,7 +318,7 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Finite where it is used, in float32: 1e300 in a float64 file is not."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-            raise CheckpointError(f"{path}: tensor {name} holds non-finite values")
+            raise CheckpointError(f"{path}: tensor {_short(name)} holds non-finite values")
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -272,7 +330,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     """
     own = model.state_dict()
     faults = [f"{name} is missing" for name in sorted(own.keys() - tensors.keys())]
-    faults += [f"{name} is unexpected" for name in sorted(tensors.keys() - own.keys())]
+    faults += [f"{_short(name)} is unexpected" for name in sorted(tensors.keys() - own.keys())]
     faults += [
         f"{name} is {list(tensors[name].shape)}, {list(own[name].shape)} expected"
         for name in sorted(own.keys() & tensors.keys())

@@ -27,7 +27,8 @@ END_OF_TEXT = "<|endoftext|>"
 # A prompt that starts so makes its model misbehave. The letters at the end are what the step or the prefill looks for.
 MARK = 1
 RAISE_PREFILL, RAISE_STEP, NAN, GATE, GATE_PREFILL, NAP, EXIT = (f"\x01{kind}" for kind in "PSNGHZX")
-FUSE = 12  # position from which RAISE_STEP, NAN and EXIT go off: tokens have been sent by then
+EXIT_PREFILL, OUT_OF_MEMORY, LOST = (f"\x01{kind}" for kind in "QML")
+FUSE = 12  # position from which RAISE_STEP, NAN, EXIT, OUT_OF_MEMORY and LOST go off: tokens have been sent by then
 NAP_SECONDS = 0.01
 
 
@@ -63,6 +64,8 @@ class Digest(nn.Module):
         kinds = _kinds(tokens)
         if ord("P") in kinds:
             raise ValueError("a poisoned prompt")
+        if ord("Q") in kinds:
+            os._exit(9)
         if ord("H") in kinds:
             fakes._wait_at(Path(self.gate))
         return self._say(tokens, lengths - 1, lengths)
@@ -76,6 +79,10 @@ class Digest(nn.Module):
             raise ValueError("a poisoned step")
         if ord("X") in late:
             os._exit(9)
+        if ord("M") in late:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        if ord("L") in late:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         kinds = _kinds(read[positions > 0])
         if ord("Z") in kinds:
             time.sleep(NAP_SECONDS)

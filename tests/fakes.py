@@ -17,6 +17,8 @@ from models import checkpoint
 
 # The first number of a latent can be one of these; a drawn latent never comes near them.
 RAISE, NAN, GATE, EXIT, NAP = 1000.0, 2000.0, 3000.0, 4000.0, 5000.0
+SHORT_OF_MEMORY, OUT_OF_MEMORY, LOST = 6000.0, 7000.0, 8000.0
+FITS = 2  # rows of a batch that holds a `SHORT_OF_MEMORY`; no batch that holds an `OUT_OF_MEMORY` fits
 GATE_SECONDS = 60.0  # a forgotten gate must not hang the suite
 NAP_SECONDS = 0.02
 LATENT_DIM = 4
@@ -43,6 +45,10 @@ class EchoLatents(nn.Module):
             os._exit(9)
         if (magic == RAISE).any():
             raise ValueError("a poisoned latent")
+        if (magic == OUT_OF_MEMORY).any() or (len(magic) > FITS and (magic == SHORT_OF_MEMORY).any()):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        if (magic == LOST).any():
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         if (magic == NAP).any():
             time.sleep(NAP_SECONDS)
         if (magic == GATE).any():

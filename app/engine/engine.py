@@ -1,6 +1,6 @@
 """What HTTP sees of generation: submit a job and await its pictures, or stream its tokens, or give it up.
 
-Knows jobs, workers and their state; knows no torch and no HTTP. All methods run on the event loop's thread.
+Knows jobs, lanes and deadlines; knows no torch and no HTTP. All methods run on the event loop's thread.
 """
 
 import asyncio
@@ -8,14 +8,15 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.admission import Admission
+from app.engine.admission import Place
+from app.engine.flight import Flight, Picture, Strand
 from app.engine.jobs import (
     Chunk,
     Kind,
@@ -28,68 +29,38 @@ from app.engine.jobs import (
     SequenceJob,
     WorkerConfig,
 )
+from app.engine.keeper import Keeper, Patience
+from app.engine.lane import Lane
 from app.engine.link import Frame
+from app.engine.reception import Reception
 from app.engine.stream import TokenStream
-from app.engine.supervisor import Launch, Worker, WorkerProcess
-from app.errors import ComputeFailed, Draining, ModelNotFound, NotReady, Overloaded, WorkerDied
+from app.engine.supervisor import Launch, WorkerProcess
+from app.engine.terms import Terms
+from app.errors import (
+    DeadlineExceeded,
+    Draining,
+    GenserveError,
+    KillsWorker,
+    ModelNotFound,
+    NotReady,
+    WorkerDied,
+)
 from app.telemetry import Telemetry
 
-FIRST_GUESS_TOKENS = 64  # of a sequence, until some have ended
 LOAD_SECONDS = 5.0  # a guess for Retry-After while models are loaded
 
 log = logging.getLogger("genserve.engine")
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A job between submission and answer."""
-
-    job: LatentJob
-    future: asyncio.Future[Pictures]
-    lane: "_Lane"
-    pictures: Pictures | None = None
-    remaining: int = 0
-
-
-@dataclass(slots=True)
-class _Strand:
-    """One sequence between submission and its last token."""
-
-    job: SequenceJob
-    lane: "_Lane"
-    stream: TokenStream
-    index: int
-    submitted: float
-    last: float | None = None
-
-
-class _Lane:
-    """One worker with what waits to be sent to it."""
-
-    def __init__(self, worker: Worker, max_rows: int) -> None:
-        self.worker = worker
-        self.admission = Admission(max_rows)
-        self.ready = False
-        self.outbox: list[tuple[int, LatentJob | SequenceJob]] = []
-        self.departed: list[int] = []
-        self._unattributed: dict[str, float] = {}
-
-    def learn_sequences(self, model: str, seconds: float, finished: int) -> None:
-        """A sequence's cost is known when sequences end: the seconds since the last ones did, shared among them."""
-        spent = self._unattributed.get(model, 0.0) + seconds
-        if finished:
-            self.admission.learn(model, spent / finished)
-            spent = 0.0
-        self._unattributed[model] = spent
-
-
 class Engine:
-    """One or several device workers behind one queue bound each.
+    """One or several device workers with a queue bound each.
 
     Attributes:
         models: what the workers serve (or failed to load) by name; empty until they are ready.
         runtime: device, torch build and threads of the workers; None until they are ready.
         failure: why the engine can't go on; None while all is well.
+        begun: every worker has been ready once.
+        computed: when a worker last sent something that it had computed, by `time.monotonic`.
     """
 
     def __init__(
@@ -100,41 +71,58 @@ class Engine:
         telemetry: Telemetry,
         on_failure: Callable[[], None],
         launch: Launch = WorkerProcess,
+        patience: Patience | None = None,
     ) -> None:
         """Prepare one worker a configuration; `on_failure` is called once when `failure` is set."""
         self.models: dict[str, ModelInfo] = {}
         self.runtime: Runtime | None = None
         self.failure: str | None = None
         self.draining = False
+        self.computed = 0.0
         self._telemetry = telemetry
         self._on_failure = on_failure
-        self._launch = launch
-        self._lanes = [_Lane(Worker(config, self._received, self._lost), max_queue) for config in configs]
-        self._pending: dict[int, _Pending] = {}
-        self._strands: dict[int, _Strand] = {}
+        self._lanes = [
+            Lane(str(index), self._keeper(config, patience or Patience(), launch), max_queue)
+            for index, config in enumerate(configs)
+        ]
+        for lane in self._lanes:
+            telemetry.queue_seconds.labels(lane.name).set_function(partial(_backlog, lane))
+        self._flights: dict[int, Flight] = {}
         self._numbers = itertools.count(1)
+        self._reception = Reception(self._lanes, telemetry)
         self._flush_due = False
         self._on_ready: list[Callable[[], None]] = []
+        self.begun = False
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def _keeper(self, config: WorkerConfig, patience: Patience, launch: Launch) -> Keeper:
+        return Keeper(
+            config, patience, launch, on_frame=self._received, on_crash=self._crashed, on_given_up=self._given_up
+        )
+
     @property
     def ready(self) -> bool:
-        """Whether work is taken: every worker is loaded and warmed up, none has died, and no drain has begun."""
-        return not self.draining and self.failure is None and all(lane.ready for lane in self._lanes)
+        """Whether work is taken: all was loaded and warmed up, some worker runs, and no drain has begun."""
+        return self.begun and not self.draining and self.failure is None and any(lane.open for lane in self._lanes)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether work was taken before and waits for a worker to come back."""
+        return self.begun and not self.draining and self.failure is None and not self.ready
 
     @property
     def in_flight(self) -> int:
         """Jobs and sequences submitted and not yet answered."""
-        return len(self._pending) + len(self._strands)
+        return len(self._flights)
 
     def when_ready(self, callback: Callable[[], None]) -> None:
-        """Call back once, when all workers are loaded and warmed up."""
+        """Call back once, when all workers are loaded and warmed up for the first time."""
         self._on_ready.append(callback)
 
     async def start(self) -> None:
         """Launch the workers; they load and warm up while the event loop goes on."""
-        await asyncio.gather(*(lane.worker.start(self._launch) for lane in self._lanes))
+        await asyncio.gather(*(lane.keeper.start() for lane in self._lanes))
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new work and wait for what was admitted; what is not done in time fails, and False says so."""
@@ -145,15 +133,15 @@ class Engine:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:
             log.warning("drain: %d jobs are unanswered after %.1f s", self.in_flight, seconds)
-            self._fail_pending(self._lanes, Draining("the service is shutting down and did not get to this in time"))
+            self._fail_all(Draining("the service is shutting down and did not get to this in time"))
             return False
         return True
 
     async def stop(self) -> None:
         """End the workers; what is still in flight fails."""
         self.draining = True
-        await asyncio.gather(*(lane.worker.stop() for lane in self._lanes))
-        self._fail_pending(self._lanes, Draining("the service stopped before this was computed"))
+        await asyncio.gather(*(lane.keeper.stop() for lane in self._lanes))
+        self._fail_all(Draining("the service stopped before this was computed"))
 
     def model(self, name: str | None, kind: Kind) -> ModelInfo:
         """The served model of that name, or the first of its kind when no name is given.
@@ -183,83 +171,120 @@ class Engine:
         if self.draining:
             raise Draining("the service is shutting down", retry_after=LOAD_SECONDS)
         if not self.ready:
-            raise NotReady("the models are being loaded and warmed up", retry_after=LOAD_SECONDS)
+            what = "the worker is being restarted" if self.begun else "the models are being loaded and warmed up"
+            raise NotReady(what, retry_after=LOAD_SECONDS)
 
-    def submit(self, job: LatentJob) -> asyncio.Future[Pictures]:
+    def submit(self, job: LatentJob, terms: Terms = Terms()) -> asyncio.Future[Pictures]:  # noqa: B008  # frozen
         """Queue a job; the future gives its pictures, [n, H, W, C]. Cancel the future to give the job up.
+
+        It fails with ComputeFailed, KillsWorker, DeadlineExceeded, WorkerDied or Draining.
 
         Raises:
             NotReady, Draining, WorkerDied: the engine takes no work now.
-            Overloaded: the queue is full; nothing was queued.
+            Overloaded: the queue is full, or the predicted wait too long; nothing was queued.
+            KillsWorker: the same request has ended a worker a short while ago.
         """
-        lane = self._admit(job.model, job.rows)
-        number = next(self._numbers)
-        future = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda done: self._finish(number, done))
-        self._pending[number] = _Pending(job, future, lane, remaining=job.rows)
-        self._send_later(lane, number, job)
+        self.check_open()
+        self._reception.check(terms)
+        lane, place = self._reception.lane_for_pictures(job, terms)
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        future: asyncio.Future[Pictures] = loop.create_future()
+        timer = loop.call_later(terms.seconds, self._expire_picture, number)
+        deadline = time.monotonic() + terms.seconds
+        self._flights[number] = Picture(lane, place, terms, deadline, timer, job, future, job.rows)
+        future.add_done_callback(lambda done: self._finish_picture(number, done))
+        self._enter(lane, place)
+        self._send_later(lane, number)
         return future
 
-    def stream(self, jobs: Sequence[SequenceJob]) -> TokenStream:
+    def stream(self, jobs: Sequence[SequenceJob], terms: Terms = Terms()) -> TokenStream:  # noqa: B008
         """Queue the sequences of one request, all of them or none; their tokens come as chunks.
 
         Raises:
             NotReady, Draining, WorkerDied: the engine takes no work now.
-            Overloaded: the queue is full; nothing was queued.
+            Overloaded: the queue is full, or the predicted wait too long; nothing was queued.
+            KillsWorker: the same request has ended a worker a short while ago.
         """
-        lane = self._admit(jobs[0].model, len(jobs))
+        self.check_open()
+        self._reception.check(terms)
+        lane = self._reception.lane_for_sequences(jobs, terms)
         numbers = [next(self._numbers) for _ in jobs]
         stream = TokenStream(
             len(jobs),
-            lambda index: self._finish_strand(numbers[index], departed=True),
+            lambda index: self._finish(numbers[index], departed=True),
             self._telemetry.cancelled.labels(jobs[0].model).inc,
         )
-        now = time.perf_counter()
+        timer = asyncio.get_running_loop().call_later(terms.seconds, self._expire_stream, numbers)
+        deadline, now = time.monotonic() + terms.seconds, time.perf_counter()
         for index, (number, job) in enumerate(zip(numbers, jobs, strict=True)):
-            own = dataclasses.replace(job, request=numbers[0])
-            self._strands[number] = _Strand(own, lane, stream, index, now)
-            self._send_later(lane, number, own)
+            own = dataclasses.replace(job, request=numbers[0], client=terms.client, deadline=deadline)
+            place = Place(job.model, terms.client, 1, max(1, job.outputs))
+            self._flights[number] = Strand(lane, place, terms, timer, numbers, own, stream, index, now)
+            self._enter(lane, place)
+            self._send_later(lane, number)
         return stream
 
-    def _admit(self, model: str, rows: int) -> _Lane:
-        """Count rows in at the worker with the least to do."""
-        self.check_open()
-        lane = self._lanes[0]
-        if len(self._lanes) > 1:
-            lane = min(self._lanes, key=lambda lane: (lane.admission.backlog_seconds, lane.admission.rows))
-        try:
-            lane.admission.admit(model, rows)
-        except Overloaded:
-            self._telemetry.rejected.labels("queue_full").inc()
-            raise
-        self._telemetry.depth(model).inc(rows)
+    def _enter(self, lane: Lane, place: Place) -> None:
+        lane.admission.enter(place)
+        self._telemetry.depth(place.model).inc(place.rows)
         self._idle.clear()
-        return lane
 
-    def _send_later(self, lane: _Lane, number: int, job: LatentJob | SequenceJob) -> None:
-        lane.outbox.append((number, job))
-        self._schedule_flush()
-
-    def _finish(self, number: int, future: asyncio.Future[Pictures]) -> None:
-        pending = self._pending.pop(number)
+    def _finish_picture(self, number: int, future: asyncio.Future[Pictures]) -> None:
         departed = future.cancelled() or future.exception() is not None
-        self._release(pending.lane, number, pending.job.model, pending.job.rows, departed=departed)
-        if future.cancelled():
-            self._telemetry.cancelled.labels(pending.job.model).inc()
+        flight = self._flights.get(number)
+        if flight is not None and future.cancelled():
+            self._telemetry.cancelled.labels(flight.place.model).inc()
+        self._finish(number, departed=departed)
 
-    def _finish_strand(self, number: int, *, departed: bool) -> None:
-        """Forget a sequence: over, failed, or given up."""
-        if (strand := self._strands.pop(number, None)) is not None:
-            self._release(strand.lane, number, strand.job.model, 1, departed=departed)
-
-    def _release(self, lane: _Lane, number: int, model: str, rows: int, *, departed: bool) -> None:
-        lane.admission.release(model, rows)
-        self._telemetry.depth(model).dec(rows)
+    def _finish(self, number: int, *, departed: bool) -> None:
+        """Forget a job: over, failed, or given up."""
+        flight = self._flights.pop(number, None)
+        if flight is None:
+            return
+        lane, place = flight.lane, flight.place
+        lane.admission.leave(place)
+        self._telemetry.depth(place.model).dec(place.rows)
+        if isinstance(flight, Picture) or not any(other in self._flights for other in flight.siblings):
+            flight.timer.cancel()
         if departed:
             lane.departed.append(number)
             self._schedule_flush()
-        if not self.in_flight:
+        if lane.trial.ended(number):
+            self._try_next(lane)
+        if not self._flights:
             self._idle.set()
+
+    def _expire_picture(self, number: int) -> None:
+        flight = self._flights.get(number)
+        if isinstance(flight, Picture) and not flight.future.done():
+            self._telemetry.expired.labels(flight.place.model).inc()
+            flight.future.set_exception(_late(flight.terms))
+
+    def _expire_stream(self, numbers: Sequence[int]) -> None:
+        """A request's time is over: it fails, unless it streams and has begun."""
+        strands = [flight for number in numbers if isinstance(flight := self._flights.get(number), Strand)]
+        if not strands or (not strands[0].terms.whole and strands[0].stream.begun):
+            return
+        self._telemetry.expired.labels(strands[0].place.model).inc()
+        self._fail(numbers[strands[0].index], _late(strands[0].terms))
+
+    def _fail(self, number: int, error: GenserveError) -> None:
+        """Fail the request of a job; all its sequences, if it is one of several."""
+        flight = self._flights.get(number)
+        if isinstance(flight, Strand):
+            flight.stream.fail(error)
+            for other in flight.siblings:
+                self._finish(other, departed=True)
+        elif flight is not None and not flight.future.done():
+            flight.future.set_exception(error)
+
+    def _fail_all(self, error: GenserveError) -> None:
+        for number in list(self._flights):
+            self._fail(number, error)
+
+    def _send_later(self, lane: Lane, number: int) -> None:
+        lane.outbox.append(number)
+        self._schedule_flush()
 
     def _schedule_flush(self) -> None:
         """Everything that one turn of the event loop submits or gives up travels in one frame a worker."""
@@ -270,56 +295,45 @@ class Engine:
     def _flush(self) -> None:
         self._flush_due = False
         for lane in self._lanes:
-            outbox, departed = lane.outbox, lane.departed
-            lane.outbox, lane.departed = [], []
-            outbox = [(number, job) for number, job in outbox if self._wanted(number)]
-            jobs = [(number, job) for number, job in outbox if isinstance(job, LatentJob)]
-            if jobs:
-                header = {"type": "submit", "jobs": [(number, job.model) for number, job in jobs]}
-                lane.worker.send(header, [a for _, job in jobs for a in (job.latents, job.labels)])
-            sequences = [(number, dataclasses.asdict(job)) for number, job in outbox if isinstance(job, SequenceJob)]
-            if sequences:
-                lane.worker.send({"type": "sequences", "jobs": sequences})
-            if departed:
-                lane.worker.send({"type": "cancel", "jobs": departed})
+            lane.flush(self._flights)
 
-    def _wanted(self, number: int) -> bool:
-        """Whether somebody still waits for this job."""
-        pending = self._pending.get(number)
-        return number in self._strands or (pending is not None and not pending.future.done())
+    def _lane_of(self, keeper: Keeper) -> Lane:
+        return next(lane for lane in self._lanes if lane.keeper is keeper)
 
-    def _received(self, worker: Worker, frame: Frame) -> None:
-        lane = next(lane for lane in self._lanes if lane.worker is worker)
+    def _received(self, keeper: Keeper, frame: Frame) -> None:
+        lane = self._lane_of(keeper)
         match frame.type:
             case "batch":
                 self._take_batch(lane, frame.header, frame.arrays[0])
             case "chunks":
-                self._take_chunks(lane, frame.header)
+                self._take_chunks(frame.header)
             case "slots":
                 self._telemetry.slots_busy.labels(frame.header["model"]).set(frame.header["busy"])
+            case "limit":
+                self._telemetry.batch_limit.labels(frame.header["model"]).set(frame.header["rows"])
             case "ready":
                 self._take_ready(lane, frame.header)
-            case "failed":
-                self._fail(frame.header["error"])
 
-    def _take_ready(self, lane: _Lane, header: Mapping[str, Any]) -> None:
+    def _take_ready(self, lane: Lane, header: Mapping[str, Any]) -> None:
         models = [_model_info(raw) for raw in header["models"]]
         for model in models:  # served only if every worker could load it
             if (known := self.models.get(model.name)) is None or known.error is None:
                 self.models[model.name] = model
-        self.runtime = Runtime(**header["runtime"])
-        lane.ready = True
-        for model in models:
             if model.seconds:
-                steps = FIRST_GUESS_TOKENS if model.kind == "sequence" else 1
-                lane.admission.learn(model.name, model.seconds[-1] * steps / model.buckets[-1])
-        if all(lane.ready for lane in self._lanes):
+                lane.admission.serve(model)
+        self.runtime = Runtime(**header["runtime"])
+        self.computed = time.monotonic()  # the warm-up
+        lane.loaded = True
+        self._try_next(lane)
+        if not self.begun and all(lane.loaded for lane in self._lanes):
+            self.begun = True
             for callback in self._on_ready:
                 callback()
 
-    def _take_batch(self, lane: _Lane, header: Mapping[str, Any], pictures: NDArray[np.uint8]) -> None:
+    def _take_batch(self, lane: Lane, header: Mapping[str, Any], pictures: NDArray[np.uint8]) -> None:
         model, seconds, rows = header["model"], header["seconds"], header["rows"]
-        lane.admission.learn(model, seconds / rows)
+        self.computed = time.monotonic()
+        lane.admission.learn_batch(model, rows, seconds)
         meters, start = self._telemetry.pictures(model), 0
         meters.compute.observe(seconds)
         meters.batch_size.observe(rows)
@@ -329,12 +343,14 @@ class Engine:
             part = Part(*raw)
             meters.queue.observe(waited)
             count = 0 if part.error else part.count
-            if (pending := self._pending.get(part.job)) is not None and not pending.future.done():
-                _take_part(pending, part, pictures[start : start + count])
+            flight = self._flights.get(part.job)
+            if isinstance(flight, Picture) and not flight.future.done():
+                flight.take(part, pictures[start : start + count])
             start += count
 
-    def _take_chunks(self, lane: _Lane, header: Mapping[str, Any]) -> None:
+    def _take_chunks(self, header: Mapping[str, Any]) -> None:
         model, now, telemetry = header["model"], time.perf_counter(), self._telemetry
+        self.computed = time.monotonic()
         telemetry.compute.labels(model).observe(header["seconds"])
         telemetry.slots_busy.labels(model).set(header["busy"])
         telemetry.tokens.labels(model, "prompt").inc(header["prefills"])
@@ -342,42 +358,107 @@ class Engine:
             telemetry.batch_size.labels(model).observe(header["rows"])
         for waited in header["waited"]:
             telemetry.queue.labels(model).observe(waited)
-        chunks = [_chunk(raw) for raw in header["chunks"]]
-        lane.learn_sequences(model, header["seconds"], sum(chunk.finish is not None for chunk in chunks))
-        for chunk in chunks:
-            if (strand := self._strands.get(chunk.job)) is not None:
+        for raw in header["chunks"]:
+            chunk = _chunk(raw)
+            if isinstance(strand := self._flights.get(chunk.job), Strand):
                 self._take_chunk(strand, chunk, now)
 
-    def _take_chunk(self, strand: _Strand, chunk: Chunk, now: float) -> None:
-        model = strand.job.model
-        if chunk.tokens:
-            self._telemetry.tokens.labels(model, "completion").inc(len(chunk.tokens))
+    def _take_chunk(self, strand: Strand, chunk: Chunk, now: float) -> None:
+        model = strand.place.model
+        if (fresh := strand.take(chunk)) is None:  # an earlier run has given these tokens
+            return
+        if fresh.tokens:
+            self._telemetry.tokens.labels(model, "completion").inc(len(fresh.tokens))
             if strand.last is None:
+                strand.first = now
                 self._telemetry.time_to_first_token.labels(model).observe(now - strand.submitted)
             else:
-                self._telemetry.inter_token.labels(model).observe((now - strand.last) / len(chunk.tokens))
+                self._telemetry.inter_token.labels(model).observe((now - strand.last) / len(fresh.tokens))
             strand.last = now
-        strand.stream.put(strand.index, chunk)
-        if chunk.finish is not None or chunk.error is not None:
-            self._finish_strand(chunk.job, departed=False)
+        strand.stream.put(strand.index, fresh)
+        if fresh.finish is not None or fresh.error is not None:
+            if fresh.finish is not None and strand.first is not None:
+                strand.lane.admission.learn_sequence(model, strand.place.tokens, now - strand.first)
+            self._finish(chunk.job, departed=False)
+        elif strand.lane.trial.passed(chunk.job):  # it has come further than when the worker ended
+            self._try_next(strand.lane)
 
-    def _lost(self, worker: Worker) -> None:
-        self._fail(f"the device worker (pid {worker.pid}) ended unexpectedly")
+    def _crashed(self, keeper: Keeper, running: Set[int], reason: str) -> None:
+        """Sort what the worker held: streams that had begun fail, what it computed is tried alone, the rest waits."""
+        lane = self._lane_of(keeper)
+        log.error("%s; it was computing %d of %d jobs", reason, len(running), len(self._flights))
+        lane.loaded = lane.open = False
+        self._telemetry.worker_restarts.labels(lane.name).inc()
+        self._convict(lane, running)
+        held = [number for number, flight in self._flights.items() if flight.lane is lane]
+        for number in held:
+            flight = self._flights.get(number)
+            if isinstance(flight, Strand) and not flight.terms.whole and flight.stream.begun:
+                self._fail(number, WorkerDied(f"{reason} while it wrote this"))
+            elif flight is not None:
+                flight.restart()
+        lane.restart(running, [number for number in held if number in self._flights])
+        if any(other.open for other in self._lanes):
+            self._move_waiting(lane)
 
-    def _fail(self, reason: str) -> None:
+    def _convict(self, lane: Lane, running: Set[int]) -> None:
+        """The one job that ran alone when the worker ended is what ended it."""
+        if (digest := lane.trial.verdict(running)) is None:
+            return
+        lane.keeper.forgive()
+        self._reception.blame.put(digest)
+        (number,) = running
+        log.error("job %d ends the worker alone; it is refused", number)
+        self._fail(number, KillsWorker("this request ended the device worker, twice, the second time alone"))
+
+    def _move_waiting(self, lane: Lane) -> None:
+        """What merely waited goes to the workers that run."""
+        for number in lane.take_waiting():
+            flight = self._flights[number]
+            target = min((other for other in self._lanes if other.open), key=lambda other: other.admission.rows)
+            lane.admission.leave(flight.place)
+            target.admission.enter(flight.place)
+            flight.lane = target
+            self._send_later(target, number)
+
+    def _try_next(self, lane: Lane) -> None:
+        """Run the next suspect of a fresh worker alone; after the last one, open the lane."""
+        if not lane.loaded:
+            return
+        while (number := lane.trial.next()) is not None:
+            if (flight := self._flights.get(number)) is not None and flight.lane is lane:
+                lane.trial.begin(number, flight.terms.digest())
+                self._send_later(lane, number)
+                return
+        if lane.trial.running is None:
+            lane.trial.close()
+            lane.admission.resume()
+            lane.open = True
+            for number in lane.take_waiting():
+                if number in self._flights:
+                    self._send_later(lane, number)
+
+    def _given_up(self, keeper: Keeper, reason: str) -> None:
+        """A lane is lost for good; with the last one, the engine is."""
+        lane = self._lane_of(keeper)
+        if self.begun and any(not other.keeper.gave_up for other in self._lanes):
+            log.error("%s; the other workers go on without it", reason)
+            for number in [number for number, flight in self._flights.items() if flight.lane is lane]:
+                self._fail(number, WorkerDied(reason, retry_after=LOAD_SECONDS))
+            return
         if self.failure is None:
             self.failure = reason
-            self._fail_pending(self._lanes, WorkerDied(reason, retry_after=LOAD_SECONDS))
+            self._fail_all(WorkerDied(reason, retry_after=LOAD_SECONDS))
             self._on_failure()
 
-    def _fail_pending(self, lanes: Sequence[_Lane], error: Exception) -> None:
-        for pending in list(self._pending.values()):
-            if pending.lane in lanes and not pending.future.done():
-                pending.future.set_exception(error)
-        for number, strand in list(self._strands.items()):
-            if strand.lane in lanes:
-                strand.stream.fail(error)
-                self._finish_strand(number, departed=False)
+
+def _backlog(lane: Lane) -> float:
+    return lane.admission.backlog_seconds
+
+
+def _late(terms: Terms) -> DeadlineExceeded:
+    what = "the answer" if terms.whole else "the first token"
+    return DeadlineExceeded(f"{what} was not there in {terms.seconds:g} s")
 
 
 def _model_info(raw: Mapping[str, Any]) -> ModelInfo:
@@ -391,22 +472,6 @@ def _chunk(raw: Sequence[Any]) -> Chunk:
     job, tokens, logprobs, finish, error = raw
     scored = tuple(Logprob(logprob, tuple((token, value) for token, value in top)) for logprob, top in logprobs)
     return Chunk(job, tuple(tokens), scored, finish, error)
-
-
-def _take_part(pending: _Pending, part: Part, pictures: NDArray[np.uint8]) -> None:
-    """Put finished rows where they belong; the job is done with its last row, or failed with its first bad one."""
-    if part.error is not None:
-        pending.future.set_exception(ComputeFailed(part.error))
-        return
-    if part.count == pending.job.rows:
-        pending.future.set_result(pictures)
-        return
-    if pending.pictures is None:
-        pending.pictures = np.empty((pending.job.rows, *pictures.shape[1:]), np.uint8)
-    pending.pictures[part.offset : part.offset + part.count] = pictures
-    pending.remaining -= part.count
-    if pending.remaining == 0:
-        pending.future.set_result(pending.pictures)
 
 
 def worker_configs(base: WorkerConfig, devices: Sequence[str], cores: int) -> list[WorkerConfig]:

@@ -3,6 +3,7 @@
 A value here is built of ints, strings and numpy arrays, so that it means the same in a thread and across a socket.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -24,11 +25,15 @@ class LatentJob:
         model: name of a served latent model.
         latents: [n, *latent_shape], finite.
         labels: [n], each in [0, num_classes); zeros for an unconditional model.
+        client: whose job it is; clients take turns.
+        deadline: `time.monotonic` of this machine; not begun by then, it is dropped.
     """
 
     model: str
     latents: Latents
     labels: Labels
+    client: str = ""
+    deadline: float = math.inf
 
     @property
     def rows(self) -> int:
@@ -81,6 +86,8 @@ class SequenceJob:
         stop_tokens: ids that end the sequence and are not part of it.
         score_prompt: run the prompt token by token, so that each but the first gets log probabilities too.
         request: whose sequence it is; sequences of one request share its slots. 0: a request of its own.
+        client: whose request it is; clients take turns.
+        deadline: `time.monotonic` of this machine; not begun by then, it is dropped.
     """
 
     model: str
@@ -91,6 +98,8 @@ class SequenceJob:
     stop_tokens: tuple[int, ...] = ()
     score_prompt: bool = False
     request: int = 0
+    client: str = ""
+    deadline: float = math.inf
 
     @property
     def forced(self) -> tuple[int, ...]:

@@ -21,10 +21,12 @@ class TokenStream:
         """`give_up` is called with each sequence that is not wanted any more, `left` when the reader left early."""
         self._open = set(range(count))
         self._give_up, self._left = give_up, left
+        self.begun = False  # something of it has come
         self._items: asyncio.Queue[tuple[int, Chunk] | Exception] = asyncio.Queue()
 
     def put(self, index: int, chunk: Chunk) -> None:
         """Called by the engine: more of a sequence."""
+        self.begun = True
         self._items.put_nowait((index, chunk))
 
     def fail(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Starts a device worker, talks to it over a socket pair and notices when it is gone.
+"""One device worker from its start to its end: a process, a socket pair to talk over, and marks that outlive it.
 
 Knows processes, sockets and frames; what the frames mean is the engine's business.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from app.engine.jobs import WorkerConfig
 from app.engine.link import Frame, FrameReader, LinkError, pack
+from app.engine.marks import Marks
 
 SOCKET_BUFFER = 1 << 20
 STOP_SECONDS = 2.0  # by then all is answered that will be: a worker still inside a batch computes for nobody
@@ -44,17 +45,17 @@ class Handle(Protocol):
         ...
 
 
-Launch = Callable[[socket.socket], Handle]
+Launch = Callable[[socket.socket, Marks], Handle]
 
 
 class WorkerProcess:
     """A device worker in a process of its own."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, marks: Marks) -> None:
         # -P: a folder named app or models where the operator happens to be must not stand in for ours
-        command = [sys.executable, "-P", "-m", "app.worker", "--fd", str(sock.fileno())]
+        command = [sys.executable, "-P", "-m", "app.worker", "--fd", str(sock.fileno()), "--marks", str(marks.fd)]
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            command, pass_fds=[sock.fileno()], stdin=subprocess.DEVNULL, env=WORKER_ENVIRONMENT | os.environ
+            command, pass_fds=[sock.fileno(), marks.fd], stdin=subprocess.DEVNULL, env=WORKER_ENVIRONMENT | os.environ
         )
 
     @property
@@ -89,6 +90,7 @@ class Worker(asyncio.Protocol):
         self._reader = FrameReader()
         self._handle: Handle | None = None
         self._transport: asyncio.WriteTransport | None = None
+        self._marks: Marks | None = None
         self._stopping = False
 
     @property
@@ -98,11 +100,13 @@ class Worker(asyncio.Protocol):
 
     async def start(self, launch: Launch) -> None:
         """Launch the worker and send it its configuration; it answers with a frame when it is loaded."""
+        self._marks = Marks.create()
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         try:
-            self._handle = await asyncio.to_thread(launch, theirs)
+            # On this thread, not in a pool: the kernel ends the worker with the thread that started it.
+            self._handle = launch(theirs, self._marks)
         finally:
             if not (self._handle and self._handle.pid == os.getpid()):  # a thread keeps using its end
                 theirs.close()
@@ -137,14 +141,27 @@ class Worker(asyncio.Protocol):
 
     async def stop(self) -> int | None:
         """Close the link, which ends the worker; kill it when it does not end in time. Returns its exit status."""
+        self._close()
+        status = None if self._handle is None else await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
+        if self._handle is not None and status is None:
+            log.info("worker %d did not end within %.0f s; killing it", self._handle.pid, STOP_SECONDS)
+        return (await self.end())[0]
+
+    async def end(self, grace: float = 0.0) -> tuple[int | None, set[int]]:
+        """Kill the worker, if it still runs after the grace: its exit status, and the jobs that it was computing."""
+        self._close()
+        status = None
+        if self._handle is not None:
+            if await asyncio.to_thread(self._handle.wait, grace) is None:
+                self._handle.kill()
+            status = await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
+        running: set[int] = set()
+        if self._marks is not None:
+            running, marks, self._marks = self._marks.running(), self._marks, None
+            marks.close()
+        return status, running
+
+    def _close(self) -> None:
         self._stopping = True
         if self._transport is not None:
             self._transport.close()
-        if self._handle is None:
-            return None
-        status = await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
-        if status is None:
-            log.info("worker %d did not end within %.0f s; killing it", self._handle.pid, STOP_SECONDS)
-            self._handle.kill()
-            status = await asyncio.to_thread(self._handle.wait, STOP_SECONDS)
-        return status

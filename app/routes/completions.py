@@ -16,6 +16,7 @@ from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.events import EventStream, event
 from app.routes.reproduce import reproduction_headers
+from app.routes.terms import terms_of
 from app.schemas import OpenAICompletion, OpenAICompletionChoice, OpenAICompletionRequest, OpenAILogprobs
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -29,7 +30,7 @@ router = APIRouter()
     response_model=OpenAICompletion,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **problems.responses(400, 404, 413, 415, 429, 500, 503, openai=True),
+        **problems.responses(400, 404, 413, 415, 429, 500, 503, 504, openai=True),
     },
     openapi_extra=request_body(OpenAICompletionRequest),
 )
@@ -40,7 +41,7 @@ async def completions(request: Request) -> Response:
     if body.stream_options is not None and not body.stream:
         raise InvalidField("stream_options: has no meaning without stream", field="stream_options")
     request.scope["model"] = completer.text_model(body.model).name
-    completion = await completer.begin(_ask(body))
+    completion = await completer.begin(_ask(body), terms_of(request, body, whole=not body.stream))
     shape = _Shape(completion)
     headers = reproduction_headers(request, completion.info, completion.seed)
     if body.stream:
@@ -128,7 +129,7 @@ def _bias(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     Raises:
         InvalidField: a key is not a token id.
     """
-    wrong = [key for key in given if not (key.isascii() and key.isdigit() and len(key) <= 9)]
+    wrong = [key for key in given if not (key.isascii() and key.isdigit() and len(key) <= 9 and str(int(key)) == key)]
     if wrong:
         raise InvalidField(f"logit_bias: {wrong[0][:32]!r} is not a token id", field="logit_bias")
     return tuple((int(key), value) for key, value in given.items())

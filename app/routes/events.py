@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from enum import Enum
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -9,9 +10,20 @@ from starlette.types import Receive, Scope, Send
 
 from app.completion import Completion, Piece
 from app.errors import GenserveError
+from app.routes import problems
+from app.routes.connection import Watch
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+
+
+class End(Enum):
+    """What comes when nothing more does."""
+
+    END = 0
+
+
+END = End.END
 
 
 def event(data: str) -> bytes:
@@ -32,25 +44,35 @@ class EventStream(StreamingResponse):
         headers: dict[str, str],
     ) -> None:
         """Write each piece with `write`, then `finish`; `fail` writes an error that comes after the first byte."""
+        self._request = request
         self._completion = completion
         self._write, self._finish, self._fail = write, finish, fail
-        self._ping_seconds = request.app.state.settings.ping_seconds
+        self._pieces = pinged(completion.pieces(), request.app.state.settings.ping_seconds)
         super().__init__(
-            self._events(),
+            (),
             media_type="text/event-stream",
             headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it all; whatever ends the sending ends the generation, even before the first event."""
+        """Send it all; whatever ends the sending ends the generation, even before the first event.
+
+        An error that comes before anything else is answered with its own status.
+        """
         try:
+            first = await Watch(self._request)(asyncio.ensure_future(anext(self._pieces, END)))
+            self.body_iterator = self._events(first)
             await super().__call__(scope, receive, send)
+        except GenserveError as error:
+            await problems.own_error(self._request, error)(scope, receive, send)
         finally:
             self._completion.close()
 
-    async def _events(self) -> AsyncIterator[bytes]:
+    async def _events(self, first: Piece | End | None) -> AsyncIterator[bytes]:
         try:
-            async for piece in pinged(self._completion.pieces(), self._ping_seconds):
+            if not isinstance(first, End):
+                yield PING if first is None else self._write(first)
+            async for piece in self._pieces:
                 yield PING if piece is None else self._write(piece)
             yield self._finish() + DONE
         except GenserveError as error:

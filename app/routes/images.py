@@ -8,6 +8,7 @@ from app.routes.accept import accepted, negotiate
 from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.reproduce import reproduction_headers
+from app.routes.terms import terms_of
 from app.schemas import ImageAnswer, ImageRequest
 from app.service import Packing, Service
 
@@ -35,7 +36,7 @@ def _offers(image_format: ImageFormat | None) -> tuple[str, ...]:
                 JSON: {"schema": {"$ref": f"#/components/schemas/{ImageAnswer.__name__}"}},
             },
         },
-        **problems.responses(400, 404, 406, 413, 415, 429, 500, 503),
+        **problems.responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
     },
     openapi_extra=request_body(ImageRequest),
 )
@@ -47,7 +48,7 @@ async def generate(request: Request) -> Response:
     image_format: ImageFormat = body.format or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
     packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
     request.scope["model"] = service.picture_model(body.model).name
-    generated = await service.generate(body, Watch(request))
+    generated = await service.generate(body, Watch(request), terms_of(request, body))
     content = await service.encode(generated, image_format, packing)
     return Response(
         content, headers=reproduction_headers(request, generated.plan.info, generated.plan.seed), media_type=media_type

@@ -17,6 +17,7 @@ def _object(info: ModelInfo) -> ModelObject:
     if info.error is not None:
         return ModelObject(id=info.name, created=0, genserve={"status": "failed", "error": info.error})
     card = {
+        **info.card,
         "status": "ready",
         "kind": info.kind,
         "architecture": info.architecture,
@@ -25,7 +26,6 @@ def _object(info: ModelInfo) -> ModelObject:
         "memory_bytes": info.memory_bytes,
         **(_picture_fields(info) if info.kind == "latent" else _text_fields(info)),
         "batch_buckets": list(info.buckets),
-        **info.card,
     }
     return ModelObject(id=info.name, created=info.created, genserve=card)
 

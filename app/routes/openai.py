@@ -14,6 +14,7 @@ from app.routes import problems
 from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.reproduce import reproduction_headers
+from app.routes.terms import terms_of
 from app.schemas import MAX_SCALE, ImageRequest, OpenAIImageAnswer, OpenAIImageItem, OpenAIImageRequest
 from app.service import Service
 
@@ -26,7 +27,7 @@ router = APIRouter()
     "/v1/images/generations",
     summary="Generate pictures (OpenAI)",
     response_model=OpenAIImageAnswer,
-    responses=problems.responses(400, 404, 413, 415, 429, 500, 503, openai=True),
+    responses=problems.responses(400, 404, 413, 415, 429, 500, 503, 504, openai=True),
     openapi_extra=request_body(OpenAIImageRequest),
 )
 async def generations(request: Request) -> JSONResponse:
@@ -38,7 +39,7 @@ async def generations(request: Request) -> JSONResponse:
     scale = _scale(body.size, info)
     native = ImageRequest(model=info.name, n=body.n, seed=body.seed, label=_label(body.prompt, info), scale=scale)
     try:
-        generated = await service.generate(native, Watch(request))
+        generated = await service.generate(native, Watch(request), terms_of(request, native))
     except InvalidField as error:  # this route knows scale as size
         field = "size" if error.field == "scale" else error.field
         raise InvalidField(error.detail.replace("scale:", "size:", 1), field=field) from None

@@ -51,7 +51,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such route, wrong method."""
     assert isinstance(error, HTTPException)
     code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    detail = f"{request.method} {request.url.path}: {error.detail}"
+    detail = f"{request.method} {request.scope['path']}: {error.detail}"
     return answer(request, error.status_code, code, error.detail, detail, None, dict(error.headers or {}))
 
 
@@ -73,7 +73,7 @@ def answer(
 ) -> Response:
     """An error in the shape that fits the request's route; the log and the metrics learn its code."""
     request.scope["code"] = code
-    path = request.url.path
+    path = request.scope["path"]  # `request.url` would decode the query too, which may be anything
     if path.startswith("/v1/") and path not in NATIVE_ROUTES:
         return JSONResponse(_openai(status, code, detail, field).model_dump(), status, headers)
     content = _problem(request, status, code, title, detail, field).model_dump(exclude_none=True)

@@ -15,6 +15,7 @@ from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.events import EventStream, event
 from app.routes.reproduce import reproduction_headers
+from app.routes.terms import terms_of
 from app.schemas import TextAnswer, TextChoice, TextRequest
 
 router = APIRouter()
@@ -26,7 +27,7 @@ router = APIRouter()
     response_model=TextAnswer,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **problems.responses(400, 404, 413, 415, 429, 500, 503),
+        **problems.responses(400, 404, 413, 415, 429, 500, 503, 504),
     },
     openapi_extra=request_body(TextRequest),
 )
@@ -35,7 +36,7 @@ async def complete(request: Request) -> Response:
     completer: Completer = request.app.state.completer
     body = await read_json(request, TextRequest)
     request.scope["model"] = completer.text_model(body.model).name
-    completion = await completer.begin(_ask(body))
+    completion = await completer.begin(_ask(body), terms_of(request, body, whole=not body.stream))
     headers = reproduction_headers(request, completion.info, completion.seed)
     if body.stream:
         return _stream(request, completion, headers)

@@ -1,12 +1,12 @@
 """Continuous batching for sequence models: sequences join and leave a running batch between steps.
 
-Knows jobs, slots and when a sequence ends; the tensors are the runner's business. A sequence's tokens are a function of
-its job alone: neighbours, arrival and slot change nothing.
+Knows slots and when a sequence ends; the tensors are the runner's business, turns the queue's. A sequence's tokens are
+a function of its job alone: neighbours, arrival and slot change nothing.
 """
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,7 +14,10 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from app.engine.jobs import Chunk, Logprob, SequenceJob
+from app.worker.dispatch import Mark, unmarked
+from app.worker.faults import NOT_FINITE, reason
 from app.worker.sequences import IDLE, Row, Steps
+from app.worker.slot_queue import SlotQueue
 
 STEPS = 8  # steps of one tick: one copy and one wake-up for all of them
 TICK_SECONDS = 0.03  # what a tick should stay under
@@ -31,6 +34,7 @@ class Runner(Protocol):
 
     def prefill(self, slot: int, prompt: Sequence[int], row: Row) -> Steps: ...  # noqa: D102
     def steps(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps: ...  # noqa: D102
+    def scrub(self, slot: int) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -73,6 +77,7 @@ class SequenceResult:
         prefills: prompt tokens read.
         waited: seconds from arrival to slot of each sequence admitted.
         busy: slots in use after the tick.
+        limit: of a batch; slots have none.
     """
 
     chunks: list[Chunk]
@@ -81,6 +86,7 @@ class SequenceResult:
     prefills: int
     waited: list[float]
     busy: int
+    limit: int | None = None
 
     def frame(self, model: str) -> tuple[dict[str, Any], tuple[NDArray[Any], ...]]:
         """The message that carries it."""
@@ -108,18 +114,17 @@ class ContinuousBatcher:
         """Start with every slot free; `interrupted` tells, between steps, that other work has arrived."""
         self._runner = runner
         self._interrupted = interrupted
-        self._queue: dict[int, deque[_Sequence]] = {}  # by request, in the order of arrival
-        self._queued: dict[int, int] = {}  # the request of each sequence in the queue, by number
+        self._queue = SlotQueue[_Sequence](runner.slots)
         self._suspects: deque[_Sequence] = deque()
         self._slots: list[_Sequence | None] = [None] * runner.slots
-        self._share = max(1, runner.slots - runner.slots // 4)
+        self._soiled: set[int] = set()  # slots whose last sequence failed
         self._step_seconds = runner.step_seconds
         self._prefilled_last = False
 
     @property
     def waiting(self) -> int:
         """Sequences not yet over."""
-        return len(self._queued) + len(self._suspects) + self.busy
+        return len(self._queue) + len(self._suspects) + self.busy
 
     @property
     def busy(self) -> int:
@@ -128,16 +133,11 @@ class ContinuousBatcher:
 
     def submit(self, number: int, job: SequenceJob) -> None:
         """Queue a job under its number."""
-        sequence = _Sequence(number, job, time.monotonic())
-        self._queue.setdefault(sequence.request, deque()).append(sequence)
-        self._queued[number] = sequence.request
+        self._queue.add(_Sequence(number, job, time.monotonic()))
 
     def cancel(self, numbers: set[int]) -> None:
         """Forget these jobs, wherever they are; their slots are free at once."""
-        for request in {self._queued.pop(number) for number in numbers & self._queued.keys()}:
-            self._queue[request] = deque(s for s in self._queue[request] if s.number not in numbers)
-            if not self._queue[request]:
-                del self._queue[request]
+        self._queue.remove(numbers)
         self._suspects = deque(sequence for sequence in self._suspects if sequence.number not in numbers)
         for slot, sequence in enumerate(self._slots):
             if sequence is not None and sequence.number in numbers:
@@ -147,87 +147,86 @@ class ContinuousBatcher:
         """Whether a tick would pay; one runs at a time."""
         return running == 0
 
-    def begin(self) -> Callable[[], SequenceResult]:
-        """What computes one tick."""
-        return self.tick
+    def begin(self) -> Callable[[Mark], SequenceResult] | None:
+        """What computes one tick; None when all that waited has expired."""
+        return self.tick if self.busy or self._upcoming() is not None else None
 
-    def tick(self) -> SequenceResult:
+    def tick(self, mark: Mark = unmarked) -> SequenceResult:
         """Admit what fits, or advance what runs; call only while something waits."""
         start = time.perf_counter()
-        if self._may_admit() and not (self._prefilled_last and self.busy):
-            chunks, waited, prefills = self._admit(start)
+        if not self.busy or (not self._prefilled_last and self._upcoming() is not None):
+            chunks, waited, prefills = self._admit(start, mark)
             self._prefilled_last, rows = True, 0
         else:
             rows, prefills, waited = self.busy, 0, []
-            chunks = self._advance()
+            chunks = self._advance(mark)
             self._prefilled_last = False
         seconds = time.perf_counter() - start
         return SequenceResult(chunks, seconds, rows, prefills, waited, self.busy)
 
-    def _may_admit(self) -> bool:
+    def _upcoming(self) -> _Sequence | None:
+        """Who gets a slot now; a suspect runs alone."""
+        running = [sequence for sequence in self._slots if sequence is not None]
         if self._suspects:
-            return self.busy == 0  # a suspect runs alone
-        alone = any(sequence is not None and sequence.suspect for sequence in self._slots)
-        return None in self._slots and not alone and self._upcoming() is not None
+            return None if running else self._suspects[0]
+        if len(running) == len(self._slots) or any(sequence.suspect for sequence in running):
+            return None
+        return self._queue.upcoming(running)
 
-    def _upcoming(self) -> deque[_Sequence] | None:
-        """The waiting sequences of the request that is next: the one that holds the fewest slots, of those the first.
-
-        No request holds more than its share of the slots, so that a large one leaves some to a small one behind it.
-        """
-        held = Counter(sequence.request for sequence in self._slots if sequence is not None)
-        first_without = next((request for request in self._queue if not held[request]), None)
-        if first_without is not None:
-            return self._queue[first_without]
-        fewest = min(self._queue, key=held.__getitem__, default=None)  # all of these hold slots: they are few
-        return None if fewest is None or held[fewest] >= self._share else self._queue[fewest]
-
-    def _admit(self, start: float) -> tuple[list[Chunk], list[float], int]:
+    def _admit(self, start: float, mark: Mark) -> tuple[list[Chunk], list[float], int]:
         """Give waiting sequences the lowest free slots, for as long as a tick may last."""
         chunks, waited, prefills = [], [], 0
-        while self._may_admit():
-            sequence = self._next()
-            slot = self._slots.index(None)
+        while (sequence := self._upcoming()) is not None:
+            if self._suspects:
+                self._suspects.popleft()
+            else:
+                self._queue.take(sequence)
             waited.append(time.monotonic() - sequence.arrived)
             prefills += len(sequence.job.prefix)
-            chunks.append(self._prefill(slot, sequence))
+            chunks.append(self._prefill(self._slots.index(None), sequence, mark))
             if time.perf_counter() - start > TICK_SECONDS or self._interrupted():
                 break
         return chunks, waited, prefills
 
-    def _next(self) -> _Sequence:
-        if self._suspects:
-            return self._suspects.popleft()
-        upcoming = self._upcoming()
-        assert upcoming is not None
-        sequence = upcoming.popleft()
-        if not upcoming:
-            del self._queue[sequence.request]
-        del self._queued[sequence.number]
-        return sequence
-
-    def _prefill(self, slot: int, sequence: _Sequence) -> Chunk:
+    def _prefill(self, slot: int, sequence: _Sequence, mark: Mark) -> Chunk:
         if sequence.job.outputs == 0:
             return Chunk(sequence.number, (), finish="length")
         self._slots[slot] = sequence
+        mark(self._numbers())
+        if slot in self._soiled:
+            self._scrub(slot)
         try:
             steps = self._runner.prefill(slot, sequence.job.prefix, sequence.row)
         except Exception as error:  # noqa: BLE001  # the network may raise anything, and only this job may pay for it
-            return self._fail(slot, f"the model raised {type(error).__name__} on the prompt", error)
+            return self._fail(slot, f"{reason(error)} on the prompt", error)
         return self._extend(slot, steps, 0)
 
-    def _advance(self) -> list[Chunk]:
+    def _scrub(self, slot: int) -> None:
+        """Rid a slot of what a failed sequence may have left: what is not a number passes any mask."""
+        try:
+            self._runner.scrub(slot)
+        except Exception as error:  # noqa: BLE001  # the sequence that comes may well do without
+            log.warning("slot %d can't be overwritten: %r", slot, error)
+        else:
+            self._soiled.discard(slot)
+
+    def _numbers(self) -> list[int]:
+        """The jobs in slots: whichever of them a tick concerns, the network's memory holds all."""
+        return [sequence.number for sequence in self._slots if sequence is not None]
+
+    def _advance(self, mark: Mark) -> list[Chunk]:
         """A few steps of every busy slot."""
         last = max(slot for slot, sequence in enumerate(self._slots) if sequence is not None)
         rows = [IDLE if sequence is None else sequence.row for sequence in self._slots[: last + 1]]
         busy = [slot for slot in range(last + 1) if self._slots[slot] is not None]
         count = self._steps(busy)
+        mark(self._numbers())
         start = time.perf_counter()
         try:
             steps = self._runner.steps(rows, count, self._interrupted)
         except Exception as error:  # noqa: BLE001
             if len(busy) == 1:
-                return [self._fail(busy[0], f"the model raised {type(error).__name__}", error)]
+                return [self._fail(busy[0], reason(error), error)]
             self._suspect(busy, error)
             return []
         self._step_seconds += 0.2 * ((time.perf_counter() - start) / steps.tokens.shape[1] - self._step_seconds)
@@ -243,7 +242,7 @@ class ContinuousBatcher:
         sequence = self._slots[slot]
         assert sequence is not None
         if not steps.finite[row]:
-            return self._fail(slot, "the model's output is not finite")
+            return self._fail(slot, NOT_FINITE)
         new = steps.tokens[row].tolist()[: sequence.left]
         finish: Any = None
         for index, token in enumerate(new):
@@ -271,6 +270,7 @@ class ContinuousBatcher:
         sequence = self._slots[slot]
         assert sequence is not None
         self._slots[slot] = None
+        self._soiled.add(slot)
         log.warning("job %d failed alone: %s %r", sequence.number, reason, error)
         return Chunk(sequence.number, (), error=reason)
 
@@ -287,3 +287,4 @@ class ContinuousBatcher:
             sequence.suspect = True
             self._suspects.append(sequence)
             self._slots[slot] = None
+            self._soiled.add(slot)

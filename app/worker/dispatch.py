@@ -5,13 +5,13 @@ its owner calls it under a lock, and runs ticks outside of it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from app.worker.schedule import Schedule
 
-L = TypeVar("L", bound="Lane")
+Mark = Callable[[Iterable[int]], None]  # told, before it is computed, which jobs are: they may end the process
 
 
 class Result(Protocol):
@@ -20,6 +20,11 @@ class Result(Protocol):
     @property
     def seconds(self) -> float:
         """Seconds of compute."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """The largest batch from now on, when memory ran out."""
         ...
 
     def frame(self, model: str) -> tuple[dict[str, Any], tuple[Any, ...]]:
@@ -45,8 +50,8 @@ class Lane(Protocol):
         """Whether another tick beside so many running ones would pay."""
         ...
 
-    def begin(self) -> Callable[[], Result]:
-        """Take the work of one tick; calling what this returns computes it."""
+    def begin(self) -> Callable[[Mark], Result] | None:
+        """Take the work of one tick; calling what this returns computes it. None: what waited has expired."""
         ...
 
 
@@ -55,7 +60,11 @@ class Tick:
     """One bounded piece of a lane's work, to be run by any thread."""
 
     name: str
-    run: Callable[[], Result]
+    run: Callable[[Mark], Result]
+
+
+def unmarked(numbers: Iterable[int]) -> None:  # a `Mark`
+    """Leave no mark: nobody outlives this process to read it."""
 
 
 class Dispatcher:
@@ -81,12 +90,11 @@ class Dispatcher:
 
     def begin(self) -> Tick | None:
         """The tick that should run now; None when nothing waits, or nothing that may run beside what runs."""
-        ready = {name for name, lane in self._lanes.items() if self._ready(name, lane)}
-        name = self._schedule.next(ready, {name for name in self._lanes if self._running[name]})
-        if name is None:
-            return None
-        self._running[name] += 1
-        return Tick(name, self._lanes[name].begin())
+        while (name := self._next()) is not None:
+            if (run := self._lanes[name].begin()) is not None:
+                self._running[name] += 1
+                return Tick(name, run)
+        return None
 
     def finish(self, tick: Tick, seconds: float) -> bool:
         """Charge a tick that is over to its lane, and say what had to wait for that; whether there was something."""
@@ -96,6 +104,11 @@ class Dispatcher:
         for something in unsaid:
             something()
         return bool(unsaid)
+
+    def _next(self) -> str | None:
+        """The lane whose turn it is."""
+        ready = {name for name, lane in self._lanes.items() if self._ready(name, lane)}
+        return self._schedule.next(ready, {name for name in self._lanes if self._running[name]})
 
     def _ready(self, name: str, lane: Lane) -> bool:
         running = self._running[name]

@@ -1,22 +1,25 @@
 """Dynamic batching for latent models: the next batch is formed the moment the device is free, from whatever waits.
 
-Knows rows, jobs and fairness; the tensors are the runner's business. No timer: a lone row is computed at once, and rows
-that arrive meanwhile make the next batch.
+Knows batch sizes and what they cost, and whose rows fail; the tensors are the runner's business, turns the queue's. No
+timer: a lone row is computed at once, and rows that arrive meanwhile make the next batch.
 """
 
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.engine.jobs import LatentJob, Part, Pictures
+from app.worker.dispatch import Mark
+from app.worker.faults import NOT_FINITE, reason
+from app.worker.row_queue import RowQueue, Slice
 
-TURN_ROWS = 8  # rows that a job may put into a batch before the next job has its turn
 SLACK = 1.1  # a batch may cost so much more a row than the cheapest would: less than a measurement errs by
 OVERLAP_ROWS = 8  # above so many waiting rows, half of them are left for the next batch
 BESIDE_SECONDS = 0.004  # so much waiting compute makes a second thread pay: below, it only takes HTTP's core
@@ -36,29 +39,6 @@ class Runner(Protocol):
     ) -> tuple[Pictures, NDArray[np.bool_]]: ...
 
 
-@dataclass(slots=True)
-class _Waiting:
-    number: int
-    job: LatentJob
-    arrived: float
-    next_row: int = 0
-
-    @property
-    def left(self) -> int:
-        return self.job.rows - self.next_row
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Some consecutive rows of a job that go into one batch."""
-
-    number: int
-    job: LatentJob
-    start: int
-    count: int
-    waited: float
-
-
 @dataclass(frozen=True, slots=True)
 class BatchResult:
     """What one tick made.
@@ -70,6 +50,7 @@ class BatchResult:
         rows: rows that the batch held.
         padding: rows computed beyond those.
         seconds: of compute.
+        limit: the largest batch size that fits, when this one ran out of memory.
     """
 
     parts: list[Part]
@@ -78,6 +59,7 @@ class BatchResult:
     rows: int
     padding: int
     seconds: float
+    limit: int | None = None
 
     def frame(self, model: str) -> tuple[dict[str, Any], tuple[NDArray[Any], ...]]:
         """The message that carries it."""
@@ -104,41 +86,44 @@ class DynamicBatcher:
         self._alone = alone
         self._seconds = dict(zip(runner.buckets, runner.seconds, strict=True))
         self._row_seconds = min(seconds / size for size, seconds in self._seconds.items())
-        self._queue = OrderedDict[int, _Waiting]()  # by number: a departed job is found at once, however long it is
-        self._waiting_rows = 0
+        self._queue = RowQueue()
 
     @property
     def waiting(self) -> int:
         """Rows not yet computed."""
-        return self._waiting_rows
+        return self._queue.rows
 
     def submit(self, number: int, job: LatentJob) -> None:
         """Queue a job under its number."""
-        self._queue[number] = _Waiting(number, job, time.monotonic())
-        self._waiting_rows += job.rows
+        self._queue.add(number, job)
 
     def cancel(self, numbers: set[int]) -> None:
         """Forget the queued rows of these jobs."""
-        for number in numbers:
-            if (waiting := self._queue.pop(number, None)) is not None:
-                self._waiting_rows -= waiting.left
+        self._queue.remove(numbers)
+
+    def bound(self, rows: int) -> bool:
+        """Make no batch larger than this size, one of the exact ones; whether there were larger ones."""
+        kept = {size: seconds for size, seconds in self._seconds.items() if size <= rows}
+        lower = len(kept) < len(self._seconds)
+        self._seconds = kept
+        self._row_seconds = min(seconds / size for size, seconds in kept.items())
+        return lower
 
     def ready(self, running: int) -> bool:
         """Whether another batch beside so many running ones would pay."""
-        return running == 0 or (not self._alone and self._waiting_rows * self._row_seconds >= BESIDE_SECONDS)
+        return running == 0 or (not self._alone and self._queue.rows * self._row_seconds >= BESIDE_SECONDS)
 
-    def begin(self) -> Callable[[], BatchResult]:
-        """Take the rows of one batch; what this returns computes it, in any thread. Call only while rows wait."""
-        slices = self._take(self._batch_rows())
-        return lambda: self._compute(slices)
+    def begin(self) -> Callable[[Mark], BatchResult] | None:
+        """Take the rows of one batch; what this returns computes it, in any thread. None when all have expired."""
+        slices = self._queue.take(self._batch_rows())
+        return partial(self._compute, slices) if slices else None
 
-    def _compute(self, slices: list[Slice]) -> BatchResult:
-        latents = np.concatenate([s.job.latents[s.start : s.start + s.count] for s in slices])
-        labels = np.concatenate([s.job.labels[s.start : s.start + s.count] for s in slices])
+    def _compute(self, slices: list[Slice], mark: Mark) -> BatchResult:
+        batch = _Batch(self._runner, slices)
+        mark(piece.number for piece in slices)
         start = time.perf_counter()
-        pictures, errors = self._decode(latents, labels)
-        seconds = time.perf_counter() - start
-        return _result(slices, pictures, errors, self._runner.bucket_for(len(labels)) - len(labels), seconds)
+        batch.compute(0, batch.rows)
+        return batch.result(time.perf_counter() - start)
 
     def _batch_rows(self) -> int:
         """All that waits, or half, so that one half is computed while the other is answered; little of it padding.
@@ -147,75 +132,97 @@ class DynamicBatcher:
         computed as eight, with three left for the next batch, than padded to sixteen. On a CPU large batches fall out
         of its caches and cost more a row; on a GPU the largest is the cheapest.
         """
-        waiting = self._waiting_rows
+        waiting = self._queue.rows
         if waiting > OVERLAP_ROWS:
             waiting = max(OVERLAP_ROWS, (waiting + 1) // 2)
         costs = {size: seconds / min(size, waiting) for size, seconds in self._seconds.items()}
         least = min(costs.values())
         return min(waiting, max(size for size, cost in costs.items() if cost <= SLACK * least))
 
-    def _take(self, limit: int) -> list[Slice]:
-        """Take rows from the queue in turns: a job of 64 rows does not hold up the jobs behind it."""
-        now, taken = time.monotonic(), dict[int, int]()
-        owners: dict[int, _Waiting] = {}
-        room = limit
-        while room and self._queue:
-            _, waiting = self._queue.popitem(last=False)
-            count = min(TURN_ROWS, room, waiting.left - taken.get(waiting.number, 0))
-            taken[waiting.number] = taken.get(waiting.number, 0) + count
-            owners[waiting.number] = waiting
-            room -= count
-            if waiting.left > taken[waiting.number]:
-                self._queue[waiting.number] = waiting
-        slices = []
-        for number, count in taken.items():
-            waiting = owners[number]
-            slices.append(Slice(number, waiting.job, waiting.next_row, count, now - waiting.arrived))
-            waiting.next_row += count
-        self._waiting_rows -= limit - room
-        return slices
 
-    def _decode(
-        self, latents: NDArray[np.float32], labels: NDArray[np.int64]
-    ) -> tuple[Pictures | None, list[str | None]]:
-        """Pictures and error of each row; a batch that raises is rerun by halves, so that only the culprit fails."""
+class _Batch:
+    """The rows of one tick while they are computed: all at once, or by halves where that fails.
+
+    Every size that they are computed in is exact, so a row that succeeds has the bytes that it would have had alone.
+    """
+
+    def __init__(self, runner: Runner, slices: list[Slice]) -> None:
+        self._runner = runner
+        self._slices = slices
+        self._latents = np.concatenate([s.job.latents[s.start : s.start + s.count] for s in slices])
+        self._labels = np.concatenate([s.job.labels[s.start : s.start + s.count] for s in slices])
+        self.rows = len(self._labels)
+        self._pictures: Pictures | None = None
+        self._errors: dict[int, str] = {}  # by row
+        self._fit: set[int] = set()  # sizes that were computed
+        self._too_large: set[int] = set()  # and that did not fit into memory
+        self._hopeless = False
+
+    def compute(self, start: int, end: int) -> None:
+        """Compute these rows; when they fail, find out which of them do so alone."""
         try:
-            pictures, finite = self._runner.decode(latents, labels)
-        except Exception as error:  # noqa: BLE001  # the network may raise anything, and only this row may pay for it
-            if len(labels) == 1:
-                log.warning("a row failed alone: %r", error)
-                return None, [f"the model raised {type(error).__name__}"]
-            middle = len(labels) // 2
-            first, first_errors = self._decode(latents[:middle], labels[:middle])
-            second, second_errors = self._decode(latents[middle:], labels[middle:])
-            return _joined(first, middle, second, len(labels) - middle), first_errors + second_errors
-        return pictures, [None if good else "the model's output is not finite" for good in finite]
+            pictures, finite = self._runner.decode(self._latents[start:end], self._labels[start:end])
+        except Exception as error:  # noqa: BLE001  # the network may raise anything, and only its job may pay for it
+            bad, why, memory = list(range(start, end)), reason(error), isinstance(error, MemoryError)
+            said = repr(error)
+        else:
+            self._keep(start, end, pictures)
+            if finite.all():
+                return
+            bad, why, memory = (start + np.flatnonzero(~finite)).tolist(), NOT_FINITE, False
+            said = NOT_FINITE
+        # Outside of `except`, for the exception holds the tensors of the batch that failed.
+        if memory:
+            self._too_large.add(self._runner.bucket_for(end - start))
+        if end - start == 1 or (not memory and self._of_one_job(bad)):
+            log.warning("%d rows of one job failed alone: %s", len(bad), said)
+            self._hopeless |= memory
+            self._errors.update(dict.fromkeys(bad, why))
+            return
+        middle = (start + end) // 2
+        self.compute(start, middle)
+        self.compute(middle, end)
 
+    def result(self, seconds: float) -> BatchResult:
+        """What has come of the rows; a job's slice fails with any row of its own."""
+        parts, good, row = [], [], 0
+        for piece in self._slices:
+            rows = range(row, row + piece.count)
+            error = next((self._errors[r] for r in rows if r in self._errors), None) if self._errors else None
+            parts.append(Part(piece.number, piece.start, piece.count, error))
+            if error is None:
+                good.append(slice(row, row + piece.count))
+            row += piece.count
+        padding = self._runner.bucket_for(self.rows) - self.rows
+        waited = [piece.waited for piece in self._slices]
+        return BatchResult(parts, waited, self._good(good), self.rows, padding, seconds, self._limit())
 
-def _joined(first: Pictures | None, first_rows: int, second: Pictures | None, second_rows: int) -> Pictures | None:
-    """Two halves as one array; a half that failed whole is filled with zeros that nobody will see."""
-    known = first if first is not None else second
-    if known is None:
-        return None
-    halves = ((first, first_rows), (second, second_rows))
-    return np.concatenate([np.zeros((n, *known.shape[1:]), np.uint8) if h is None else h for h, n in halves])
+    def _limit(self) -> int | None:
+        """The largest size that did fit, below all that did not.
 
+        None when a row did not fit alone: that one is to blame, or nothing fits, and the size is not at fault.
+        """
+        if not self._too_large or self._hopeless:
+            return None
+        return max((size for size in self._fit if size < min(self._too_large)), default=None)
 
-def _result(
-    slices: list[Slice], pictures: Pictures | None, errors: list[str | None], padding: int, seconds: float
-) -> BatchResult:
-    parts, good, row = [], [], 0
-    for piece in slices:
-        end = row + piece.count
-        error = next((e for e in errors[row:end] if e is not None), None)
-        parts.append(Part(piece.number, piece.start, piece.count, error))
-        if error is None:
-            good.append(slice(row, end))
-        row = end
-    if pictures is None or not good:
-        kept = np.zeros((0, 0, 0, 0), np.uint8)
-    elif len(good) == len(slices):
-        kept = pictures
-    else:
-        kept = np.concatenate([pictures[rows] for rows in good])
-    return BatchResult(parts, [s.waited for s in slices], kept, row, padding, seconds)
+    def _keep(self, start: int, end: int, pictures: Pictures) -> None:
+        self._fit.add(self._runner.bucket_for(end - start))
+        if end - start == self.rows:
+            self._pictures = pictures
+            return
+        if self._pictures is None:
+            self._pictures = np.zeros((self.rows, *pictures.shape[1:]), np.uint8)
+        self._pictures[start:end] = pictures
+
+    def _of_one_job(self, rows: Sequence[int]) -> bool:
+        """Whether these rows, in order, belong to one job: it fails as a whole, so that nothing is left to find out."""
+        ends = accumulate(piece.count for piece in self._slices)
+        return rows[-1] < next(end for end in ends if rows[0] < end)
+
+    def _good(self, good: list[slice]) -> Pictures:
+        if self._pictures is None or not good:
+            return np.zeros((0, 0, 0, 0), np.uint8)
+        if len(good) == len(self._slices):
+            return self._pictures
+        return np.concatenate([self._pictures[rows] for rows in good])

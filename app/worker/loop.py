@@ -12,16 +12,19 @@ import logging
 import select
 import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from app.engine.jobs import LatentJob, Sampling, SequenceJob, WorkerConfig
 from app.engine.link import Frame, FrameReader, pack
+from app.engine.marks import Marks
 from app.worker import registry
 from app.worker.continuous import ContinuousBatcher
-from app.worker.dispatch import Dispatcher, Tick
+from app.worker.dispatch import Dispatcher, Mark, Result, Tick, unmarked
 from app.worker.dynamic import DynamicBatcher
+from app.worker.faults import UNUSABLE, DeviceLost
 
 CHUNK = 1 << 20
 GC_THRESHOLD = (10_000, 10, 50)  # rarer, for what is queued is no garbage
@@ -32,9 +35,20 @@ log = logging.getLogger("genserve.worker")
 class WorkerLoop:
     """One end of a socket pair and the lanes behind it."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Take over a connected stream socket; `run` closes it."""
+    def __init__(
+        self, sock: socket.socket, marks: Marks | None = None, abort: Callable[[int], object] | None = None
+    ) -> None:
+        """Take over a connected stream socket; `run` closes it.
+
+        Args:
+            sock: the link to the HTTP side.
+            marks: where each thread says which jobs it computes.
+            abort: ends this process, with a status, when the device is lost: the other threads may hang in calls to it,
+                and nothing can be tidied up. Without it, the loop ends as soon as they do.
+        """
         self._sock = sock
+        self._marks = marks
+        self._abort = abort
         self._reader = FrameReader()
         self._lanes: dict[str, registry.Lane] = {}
         self._dispatcher = Dispatcher({})
@@ -42,6 +56,7 @@ class WorkerLoop:
         self._state = threading.Lock()  # guards lanes, dispatcher and what is written to the socket; held for moments
         self._open = True
         self._status = 0
+        self._since: list[float] = []  # of each thread: when its tick began; 0.0 while it computes none
 
     def run(self) -> int:
         """Load what the first frame asks for, then serve until the other side closes; the exit status."""
@@ -60,6 +75,10 @@ class WorkerLoop:
         except registry.RegistryError as error:
             self._send({"type": "failed", "error": str(error)})
             return 1
+        except DeviceLost as error:
+            self._send({"type": "failed", "error": f"the device is unusable: {error}"})
+            self._lose_device()
+            return self._status
         self._lanes, self._dispatcher = loaded.lanes, Dispatcher(loaded.lanes)
         gc.collect()
         gc.freeze()  # a full collection with torch imported takes tens of milliseconds
@@ -77,21 +96,25 @@ class WorkerLoop:
         return None
 
     def _serve(self, threads: int) -> None:
-        followers = [threading.Thread(target=self._work, name=f"compute-{i}") for i in range(1, threads)]
+        self._since = [0.0] * threads
+        places = range(1, threads)
+        followers = [threading.Thread(target=self._work, name=f"compute-{i}", args=(i,)) for i in places]
         for follower in followers:
             follower.start()
-        self._work()
+        self._work(0)
         for follower in followers:
             follower.join()
 
-    def _work(self) -> None:
+    def _work(self, place: int) -> None:
         """What every thread does until the link is closed; a bug in one ends them all, and with them the process."""
         tick: Tick | None = None
         try:
             while (tick := tick or self._lead()) is not None:
-                tick = self._finish(tick, tick.run())
+                tick = self._finish(tick, self._compute(place, tick))
         except (BrokenPipeError, ConnectionResetError):
             pass
+        except DeviceLost:
+            self._lose_device()
         except Exception:
             log.exception("the worker's loop failed")
             self._status = 1
@@ -99,6 +122,22 @@ class WorkerLoop:
             self._open = False
             with contextlib.suppress(OSError):  # closed already
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that leads
+
+    def _compute(self, place: int, tick: Tick) -> Result:
+        """Run a tick between its marks; one that raises leaves them, for its jobs were being computed at the end."""
+        mark: Mark = unmarked if self._marks is None else partial(self._marks.begin, place)
+        self._since[place] = time.monotonic()
+        result = tick.run(mark)
+        if self._marks is not None:
+            self._marks.end(place)
+        self._since[place] = 0.0
+        return result
+
+    def _lose_device(self) -> None:
+        log.critical("the device is unusable; this worker ends", exc_info=True)
+        self._status = UNUSABLE
+        if self._abort is not None:
+            self._abort(UNUSABLE)
 
     def _lead(self) -> Tick | None:
         """Read the socket until there is something to compute; None when the other side has closed."""
@@ -115,14 +154,28 @@ class WorkerLoop:
         with self._state:
             return self._dispatcher.begin() if self._open else None
 
-    def _finish(self, tick: Tick, result: Any) -> Tick | None:
-        """Send what a tick made; the next one, when another thread is reading the socket and there is more to do."""
+    def _finish(self, tick: Tick, result: Result) -> Tick | None:
+        """Send what a tick made; the next one, when another thread is reading the socket and there is more to do.
+
+        When nobody reads it, this thread does before anything else is begun: however much work waits, a ping, a
+        cancellation or a new job is taken in as soon as any tick ends.
+        """
         header, arrays = result.frame(tick.name)
         with self._state:
             self._send(header, *arrays)
+            if result.limit is not None:
+                self._bound(tick.name, result.limit)
             if self._dispatcher.finish(tick, result.seconds):
                 self._send_slots(tick.name)
         return self._begin() if self._leader.locked() else None
+
+    def _bound(self, name: str, rows: int) -> None:
+        """Make no larger batches of a model than fit into memory."""
+        lane = self._lanes[name]
+        assert isinstance(lane, DynamicBatcher)
+        if lane.bound(rows):
+            log.warning("%s ran out of memory; its batches hold %d rows at most from now on", name, rows)
+            self._send({"type": "limit", "model": name, "rows": rows})
 
     def _interrupted(self, name: str) -> bool:
         """Whether a lane's running tick holds up something: its own jobs, or what nobody else is free to read."""
@@ -147,13 +200,19 @@ class WorkerLoop:
         match frame.type:
             case "submit":
                 arrays = iter(frame.arrays)
-                for number, model in frame.header["jobs"]:
-                    self._submit(number, LatentJob(model, next(arrays), next(arrays)))
+                for number, model, client, deadline in frame.header["jobs"]:
+                    self._submit(number, LatentJob(model, next(arrays), next(arrays), client, deadline))
             case "sequences":
                 for number, raw in frame.header["jobs"]:
                     self._submit(number, _sequence_job(raw))
             case "cancel":
                 self._cancel(set(frame.header["jobs"]))
+            case "ping":
+                self._send({"type": "pong", "id": frame.header["id"], "oldest": self._oldest()})
+
+    def _oldest(self) -> float:
+        """Seconds since the oldest running tick began."""
+        return max((time.monotonic() - since for since in self._since if since), default=0.0)
 
     def _submit(self, number: int, job: LatentJob | SequenceJob) -> None:
         lane = self._lanes[job.model]

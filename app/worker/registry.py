@@ -20,7 +20,9 @@ from app.engine.jobs import ModelInfo, Runtime, WorkerConfig
 from app.text import Tokenizer
 from app.worker import packing
 from app.worker.continuous import ContinuousBatcher
+from app.worker.device import is_lost
 from app.worker.dynamic import DynamicBatcher
+from app.worker.faults import DeviceLost
 from app.worker.runner import LatentRunner, ModelFault
 from app.worker.sequences import SequenceRunner, state_bytes
 from models import checkpoint
@@ -58,6 +60,7 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
 
     Raises:
         RegistryError: no models, a broken one (unless `skip_broken`), no such device, or not enough memory.
+        DeviceLost: a network has made the device unusable.
     """
     device = resolve_device(config.device)
     threads = compute_threads(config, device)
@@ -197,6 +200,7 @@ def _load_lane(
 
     Raises:
         CheckpointError, ModelFault: the folder is broken, or its network does not do what its protocol promises.
+        DeviceLost: no other model can be loaded either.
     """
     loaded = checkpoint.load(folder)
     model = loaded.model.to(device)
@@ -218,6 +222,8 @@ def _load_lane(
     except RegistryError:
         raise
     except Exception as error:  # the network, the operator's own among them, may raise anything
+        if is_lost(error, device):
+            raise DeviceLost(f"{folder}: {error}") from error
         raise ModelFault(f"{folder}: {error}") from error
 
 

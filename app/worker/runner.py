@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.engine.jobs import Labels, Latents, Pictures
 from app.engine.link import MAX_BODY
 from app.worker import packing
+from app.worker.device import tell_apart
 from app.worker.threads import compute_with
 from models.protocols import LatentModel
 
@@ -81,17 +82,26 @@ class LatentRunner:
         """Decode rows: [n, *latent_shape], [n], n <= largest bucket -> pictures [n, H, W, C], finite [n].
 
         Raises:
+            MemoryError: there was not enough.
+            DeviceLost: no call to the device will succeed any more.
             Exception: whatever the network raises.
         """
+        compute_with(self.threads)
+        try:
+            with torch.inference_mode():
+                return self._decode(latents, labels)
+        except Exception as error:
+            tell_apart(error, self._device)
+            raise
+
+    def _decode(self, latents: Latents, labels: Labels) -> tuple[Pictures, NDArray[np.bool_]]:
         rows = len(labels)
         size = self.bucket_for(rows)
-        compute_with(self.threads)
-        with torch.inference_mode():
-            out = self._forward(_padded(latents, size), _padded(labels, size))[:rows]
-            grey = out.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-            finite = torch.isfinite(grey.flatten(1).sum(1))  # one pass: NaN and infinity survive a sum
-            grey.add_(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)  # [-1, 1] -> 0..255
-            return grey.to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
+        out = self._forward(_padded(latents, size), _padded(labels, size))[:rows]
+        grey = out.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        finite = torch.isfinite(grey.flatten(1).sum(1))  # one pass: NaN and infinity survive a sum
+        grey.add_(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)  # [-1, 1] -> 0..255
+        return grey.to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
 
     def bucket_for(self, rows: int) -> int:
         """The smallest bucket that holds so many rows."""

@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from app.engine.jobs import Logprob, Sampling
 from app.worker import sampling
+from app.worker.device import tell_apart
 from app.worker.runner import ModelFault, powers_of_two
 from app.worker.threads import compute_with
 from models.protocols import SequenceModel
@@ -28,6 +29,7 @@ PROBE_STEPS = 3
 PROBE_PROMPT = 8
 
 Integers = NDArray[np.int64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class SequenceRunner:
                 self._find_exact()
                 self.step_seconds = self._measure()
                 self._allocate()
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        except (RuntimeError, IndexError, ValueError, TypeError, MemoryError) as error:
             raise ModelFault(f"the warm-up of the sequence model failed: {error}") from error
 
     def _allocate(self) -> None:
@@ -114,19 +116,48 @@ class SequenceRunner:
         """The smallest exact row count that holds so many rows."""
         return next(size for size in self.buckets if size >= rows)
 
-    @torch.inference_mode()
     def prefill(self, slot: int, prompt: Sequence[int], row: Row) -> Steps:
-        """Read `prompt` into a slot and give the token after it; `row` stands at the prompt's last token."""
+        """Read `prompt` into a slot and give the token after it; `row` stands at the prompt's last token.
+
+        Raises:
+            MemoryError: there was not enough.
+            DeviceLost: no call to the device will succeed any more.
+            Exception: whatever the network raises.
+        """
+        return self._on_device(lambda: self._begin(slot, prompt, row))
+
+    def steps(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps:
+        """Advance rows 0..R-1 by `count` steps, or by fewer when interrupted; rows without a sequence are `IDLE`.
+
+        Raises:
+            MemoryError, DeviceLost, Exception: as in `prefill`.
+        """
+        return self._on_device(lambda: self._advance(live, count, interrupted))
+
+    def scrub(self, slot: int) -> None:
+        """Overwrite all that the network remembers in a slot.
+
+        Raises:
+            MemoryError, DeviceLost, Exception: as in `prefill`.
+        """
+        self._on_device(lambda: self._prefill(slot, [0] * self.max_length))
+
+    @torch.inference_mode()
+    def _on_device(self, compute: Callable[[], T]) -> T:
         compute_with(self._threads)  # of this thread: a worker's others compute pictures
+        try:
+            return compute()
+        except Exception as error:
+            tell_apart(error, self._device)
+            raise
+
+    def _begin(self, slot: int, prompt: Sequence[int], row: Row) -> Steps:
         self._prepare_slot(slot, [*prompt, *row.forced], row.sampling)
         drawing = self._drawing([row], slot, 1)
         drawing.take(self._prefill(slot, prompt))
         return drawing.finish()
 
-    @torch.inference_mode()
-    def steps(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps:
-        """Advance rows 0..R-1 by `count` steps, or by fewer when interrupted; rows without a sequence are `IDLE`."""
-        compute_with(self._threads)
+    def _advance(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps:
         size = self.bucket_for(len(live))
         rows = [*live, *[IDLE] * (size - len(live))]
         reach = min(max(row.position for row in rows) + count, self.max_length)

@@ -4,21 +4,28 @@ import os
 import socket
 import threading
 
+from app.engine.marks import Marks
 from app.worker.loop import WorkerLoop
 
 
 class WorkerThread:
     """Fits `app.engine.supervisor.Launch`: `create_app(settings, launch=WorkerThread)`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, marks: Marks | None = None) -> None:
         self._status: int | None = None
-        self._loop = WorkerLoop(sock)
+        # Its own view of the marks, as in a process: it may outlive the other side's.
+        self._marks = None if marks is None else Marks.attach(os.dup(marks.fd))
+        self._loop = WorkerLoop(sock, self._marks)
         self._thread = threading.Thread(target=self._run, name="genserve-worker", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         self._status = 1  # what an exception leaves behind
-        self._status = self._loop.run()
+        try:
+            self._status = self._loop.run()
+        finally:
+            if self._marks is not None:
+                self._marks.close()
 
     @property
     def pid(self) -> int:

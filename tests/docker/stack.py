@@ -124,13 +124,16 @@ class Stack:
         return json.loads(self.inside(PROCESSES))
 
     def kill(self, name: str) -> float:
-        """SIGKILL to the server or the worker; the seconds until the restart policy has it back and ready.
+        """SIGKILL to the server or the worker; the seconds until the service is back and ready.
 
         From inside: after `docker kill`, the engine takes the end for wanted and restarts nothing.
         """
-        restarts, started = self.inspect()["RestartCount"], time.monotonic()
-        self.inside("import os, sys; os.kill(int(sys.argv[1]), 9)", str(self.processes()[name]))
-        wait_until(lambda: self.inspect()["RestartCount"] > restarts, f"no restart after the {name} was killed")
+        restarts, pid, started = self.inspect()["RestartCount"], self.processes()[name], time.monotonic()
+        self.inside("import os, sys; os.kill(int(sys.argv[1]), 9)", str(pid))
+        if name == "server":
+            wait_until(lambda: self.inspect()["RestartCount"] > restarts, "no restart after the server was killed")
+        else:
+            wait_until(lambda: self.processes().get(name) not in (None, pid), "no new worker after one was killed")
         self.wait_ready()
         return time.monotonic() - started
 

@@ -1,64 +1,127 @@
-"""The queue bound holds, and what a refused client is told follows from what was learned."""
+"""The queue bound holds, and predictions follow from what was learned."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.admission import Admission
-from app.errors import Overloaded
+from app.engine.admission import Admission, Place
+from app.engine.jobs import ModelInfo
+
+PICTURES = ModelInfo("a", buckets=(1, 8), seconds=(0.1, 0.4))
+TEXT = ModelInfo("t", kind="sequence", slots=4, buckets=(4,), seconds=(0.01,))
 
 
-def test_bound_counts_rows_over_all_models():
-    admission = Admission(10)
-    admission.admit("a", 6)
-    admission.admit("b", 4)
-    assert (admission.rows, admission.depth("a"), admission.depth("b"), admission.depth("c")) == (10, 6, 4, 0)
-    with pytest.raises(Overloaded, match="10 pictures and sequences are in flight; 1 more"):
-        admission.admit("a", 1)
-    assert admission.rows == 10, "a refused job is not counted"
-    admission.release("b", 4)
-    admission.admit("a", 4)
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
-def test_retry_after_is_half_of_the_predicted_backlog():
-    admission = Admission(100)
-    admission.learn("a", 0.1)
-    admission.learn("b", 0.02)
-    admission.admit("a", 50)
-    admission.admit("b", 50)
-    assert admission.backlog_seconds == pytest.approx(6.0)
-    with pytest.raises(Overloaded) as caught:
-        admission.admit("a", 1)
-    assert caught.value.retry_after == pytest.approx(3.0)
+def admission(max_rows=64, clock=None):
+    made = Admission(max_rows, clock or Clock())
+    made.serve(PICTURES)
+    made.serve(TEXT)
+    return made
 
 
-def test_retry_after_is_never_zero():
-    admission = Admission(1)
-    with pytest.raises(Overloaded) as caught:
-        admission.admit("a", 2)
-    assert caught.value.retry_after > 0
+def enter(here, client, rows):
+    place = here.place("a", client, rows)
+    here.enter(place)
+    return place
+
+
+def test_bound_counts_rows_over_all_models_and_keeps_some_for_newcomers():
+    here = admission(16)
+    enter(here, "x", 12)
+    here.enter(Place("t", "x", 1, tokens=5))
+    assert here.rows == 13
+    assert here.has_room(1, "x")
+    assert not here.has_room(2, "x")
+    assert here.has_room(3, "y")
+    assert not here.has_room(4, "y")
+
+
+def test_pictures_wait_for_all_that_is_in_flight():
+    here = admission()
+    enter(here, "x", 10)  # 0.05 s a row
+    assert here.pictures_in(here.place("a", "x", 2)) == pytest.approx(0.6)
+    assert here.backlog_seconds == pytest.approx(0.5)
+
+
+def test_a_small_client_waits_for_turns_not_for_a_large_one():
+    here = admission()
+    enter(here, "x", 60)
+    assert here.pictures_in(here.place("a", "y", 1)) == pytest.approx(2 * 0.05)
+    enter(here, "y", 10)
+    assert here.pictures_in(here.place("a", "y", 1)) == pytest.approx(2 * 11 * 0.05)
+
+
+def test_leaving_undoes_entering():
+    here = admission()
+    places = [enter(here, client, rows) for client, rows in (("x", 1), ("y", 3), ("x", 7))]
+    here.enter(sequence := Place("t", "y", 1, tokens=9))
+    assert here.busy_with("a")
+    assert here.busy_with("t")
+    for place in (*places, sequence):
+        here.leave(place)
+    assert (here.rows, here.backlog_seconds) == (0, 0.0)
+    assert not here.busy_with("a")
+    assert not here.busy_with("t")
+    assert here.pictures_in(here.place("a", "x", 1)) == pytest.approx(0.05)
+
+
+def test_two_batches_at_once_halve_the_wait():
+    clock = Clock()
+    here = admission(10_000, clock)
+    enter(here, "x", 2000)
+    for _ in range(500):
+        clock.now += 0.2
+        here.learn_batch("a", 8, 0.4)
+    assert here.pictures_in(here.place("a", "x", 0)) == pytest.approx(2000 * 0.05 / 2, rel=0.01)
 
 
 def test_learning_follows_slowly():
-    admission = Admission(10)
-    admission.admit("a", 1)
-    assert admission.backlog_seconds == 0
-    admission.learn("a", 1.0)
-    assert admission.backlog_seconds == pytest.approx(1.0)
-    admission.learn("a", 2.0)
-    assert admission.backlog_seconds == pytest.approx(1.2)
+    here = admission()
+    before = here.place("a", "x", 1).cost
+    here.learn_batch("a", 1, 1.05)
+    assert here.place("a", "x", 1).cost == pytest.approx(before + 0.2)
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 64))))
-def test_bound_is_never_exceeded_and_all_comes_back(jobs):
-    admission, admitted = Admission(100), []
-    for model, rows in jobs:
-        try:
-            admission.admit(model, rows)
-            admitted.append((model, rows))
-        except Overloaded:
-            assert admission.rows + rows > 100
-        assert admission.rows == sum(rows for _, rows in admitted) <= 100
-    for model, rows in admitted:
-        admission.release(model, rows)
-    assert admission.rows == 0
+def test_text_waits_for_slots_only():
+    here = admission()
+    ask = {"model": "t", "client": "x", "sequences": 1, "tokens": 100}
+    assert here.sequences_in(**ask, whole=False) == 0.0
+    assert here.sequences_in(**ask, whole=True) == pytest.approx(1.0), "100 tokens at the pace of the warm-up"
+    for _ in range(4):
+        here.enter(Place("t", "x", 1, tokens=100))
+    assert here.sequences_in(**ask, whole=False) == pytest.approx(0.25), "one of four slots is free after 1 s / 4"
+    assert here.sequences_in(**ask, whole=True) == pytest.approx(1.25)
+
+
+def test_tokens_asked_for_but_never_produced_shorten_the_wait():
+    here = admission()
+    for _ in range(4):
+        here.enter(Place("t", "x", 1, tokens=100))
+    for _ in range(100):
+        here.learn_sequence("t", 100, 0.1)  # they stop early
+    assert here.sequences_in("t", "x", 1, 100, whole=True) == pytest.approx(0.125, rel=0.01)
+
+
+def test_a_new_client_waits_for_one_sequence_of_each_other():
+    here = admission()
+    for _ in range(40):
+        here.enter(Place("t", "x", 1, tokens=100))
+    assert here.sequences_in("t", "y", 1, 100, whole=False) < here.sequences_in("t", "x", 1, 100, whole=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.integers(1, 9)), max_size=30), st.randoms())
+def test_nothing_is_left_behind(jobs, order):
+    here = admission(10_000)
+    places = [enter(here, client, rows) for client, rows in jobs]
+    order.shuffle(places)
+    for place in places:
+        here.leave(place)
+    assert here.rows == 0
+    assert here.backlog_seconds == 0.0

@@ -7,14 +7,27 @@ import os
 import numpy as np
 import pytest
 
+from app.engine import keeper
 from app.engine.engine import Engine, worker_configs
-from app.engine.jobs import LatentJob, ModelInfo, WorkerConfig
+from app.engine.jobs import LatentJob, ModelInfo, Sampling, SequenceJob, WorkerConfig
+from app.engine.keeper import Patience
 from app.engine.link import FrameReader, pack
-from app.errors import ComputeFailed, Draining, ModelNotFound, NotReady, Overloaded, WorkerDied
+from app.engine.terms import Terms
+from app.errors import (
+    ComputeFailed,
+    DeadlineExceeded,
+    Draining,
+    KillsWorker,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    WorkerDied,
+)
 from app.telemetry import Telemetry
 from tests.serving import eventually, metric
 
 INFO = ModelInfo("echo", latent_shape=(2,), num_classes=10, image_shape=(1, 1, 1), buckets=(1, 8), seconds=(0.1, 0.8))
+TEXT = ModelInfo("words", kind="sequence", vocab_size=9, max_length=99, slots=2, buckets=(2,), seconds=(0.01,))
 BROKEN = ModelInfo("broken", error="config.json: missing")
 RUNTIME = {"device": "cpu", "torch": "2"}
 
@@ -22,28 +35,31 @@ RUNTIME = {"device": "cpu", "torch": "2"}
 class Played:
     """A launch that starts nothing, and the far end of its socket in the hands of the test."""
 
-    def __init__(self):
-        self.frames, self.reader, self.sock = [], FrameReader(), None
-
-    def __call__(self, sock):
+    def __init__(self, sock, marks):
         sock.setblocking(False)
-        self.sock = sock
-        return self
+        self.frames, self.reader, self.sock, self.marks = [], FrameReader(), sock, marks
+        self.killed = False
 
     pid = os.getpid()  # as a thread's: the engine leaves the socket to us
 
     def wait(self, timeout):
-        return 0
+        return 0 if self.sock.fileno() < 0 or self.killed else None
 
     def kill(self):
-        raise AssertionError("this worker ends when asked")
+        self.killed = True
+        self.close()
 
-    async def receive(self):
-        """The next frame from the engine."""
+    def crash(self, *running):
+        """End while computing these jobs."""
+        self.marks.begin(0, running)
+        self.close()
+
+    async def receive(self, *, pings=False):
+        """The next frame from the engine; pings only when the test wants to see them."""
         while not self.frames:
             data = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 1 << 20), 10)
             assert data, "the engine has closed the link"
-            self.frames += self.reader.feed(data)
+            self.frames += [frame for frame in self.reader.feed(data) if pings or frame.type != "ping"]
         return self.frames.pop(0)
 
     def send(self, header, *arrays):
@@ -52,6 +68,11 @@ class Played:
 
     def ready(self, *models):
         self.send({"type": "ready", "models": [dataclasses.asdict(m) for m in models or (INFO,)], "runtime": RUNTIME})
+
+    def chunk(self, number, *tokens, finish=None):
+        """One more piece of a sequence."""
+        header = {"type": "chunks", "model": "words", "chunks": [(number, tokens, (), finish, None)], "seconds": 0.01}
+        self.send(header | {"rows": 1, "prefills": 1, "waited": [0.0], "busy": 1})
 
     def batch(self, *parts, seconds=0.1, padding=0):
         """Answer (job, offset, pixels or error) parts; a picture is one pixel."""
@@ -71,10 +92,21 @@ class Bench:
     workers: list[Played]
     failures: list[str]
     telemetry: Telemetry
+    known: int = 0
 
     @property
     def worker(self):
-        return self.workers[0]
+        """The one started last."""
+        return self.workers[-1]
+
+    async def next_worker(self, *models):
+        """The worker that replaces a lost one, loaded."""
+        await eventually(lambda: len(self.workers) > self.known)
+        worker = self.workers[self.known]
+        self.known += 1
+        assert (await worker.receive()).type == "configure"
+        worker.ready(*models)
+        return worker
 
     def metric(self, name, **labels):
         from prometheus_client import generate_latest
@@ -92,25 +124,31 @@ async def settle():
 async def make():
     benches = []
 
-    async def make(workers=1, max_queue=64, ready=True):
-        played, failures, telemetry = [Played() for _ in range(workers)], [], Telemetry()
-        launches = iter(played)
+    async def make(workers=1, max_queue=64, ready=True, models=(), patience=None):
+        played, failures, telemetry = [], [], Telemetry()
+
+        def launch(sock, marks):
+            played.append(Played(sock, marks))
+            return played[-1]
+
         configs = [WorkerConfig("weights", device=f"cuda:{i}") for i in range(workers)]
         engine = Engine(
             configs,
             max_queue=max_queue,
             telemetry=telemetry,
             on_failure=lambda: failures.append(engine.failure),
-            launch=lambda sock: next(launches)(sock),
+            launch=launch,
+            patience=patience,
         )
         benches.append(Bench(engine, played, failures, telemetry))
         await engine.start()
+        benches[-1].known = workers
         for worker in played:
             configure = await worker.receive()
             assert configure.type == "configure"
             worker.device = configure.header["config"]["device"]
             if ready:
-                worker.ready()
+                worker.ready(*models)
         if ready:
             await eventually(lambda: engine.ready)
         return benches[-1]
@@ -132,7 +170,7 @@ async def test_what_is_submitted_in_one_turn_travels_in_one_frame(make):
     futures = [bench.engine.submit(job(rows)) for rows in (1, 2, 3)]
     frame = await bench.worker.receive()
     assert frame.type == "submit"
-    numbers = [number for number, model in frame.header["jobs"]]
+    numbers = [number for number, *_ in frame.header["jobs"]]
     assert len(set(numbers)) == 3
     assert [len(array) for array in frame.arrays] == [1, 1, 2, 2, 3, 3]
     np.testing.assert_array_equal(frame.arrays[2], job(2).latents)
@@ -162,7 +200,7 @@ async def test_a_job_may_come_back_in_pieces_and_in_any_order(make):
 async def test_a_failed_part_fails_its_job_alone(make):
     bench = await make()
     bad, good = bench.engine.submit(job(4)), bench.engine.submit(job(1))
-    numbers = [number for number, _ in (await bench.worker.receive()).header["jobs"]]
+    numbers = [number for number, *_ in (await bench.worker.receive()).header["jobs"]]
     bench.worker.batch((numbers[0], 0, "the model raised X"), (numbers[1], 0, [9]))
     assert (await good).ravel().tolist() == [9]
     with pytest.raises(ComputeFailed, match="the model raised X"):
@@ -212,15 +250,17 @@ async def test_queue_bound(make):
     bench = await make(max_queue=64)
     first = bench.engine.submit(job(60))
     with pytest.raises(Overloaded) as caught:
-        bench.engine.submit(job(5))
-    assert caught.value.retry_after == pytest.approx(60 * 0.1 / 2), "half of 60 rows at the measured 0.1 s"
+        bench.engine.submit(job(5), Terms(client="other"))
+    assert caught.value.retry_after > 0
     assert bench.metric("rejected_total", reason="queue_full") == 1
     assert bench.engine.in_flight == 1
-    bench.engine.submit(job(4))
+    with pytest.raises(Overloaded):
+        bench.engine.submit(job(1))  # the last rows are kept for those who have none in flight
+    bench.engine.submit(job(4), Terms(client="other"))
     frame = await bench.worker.receive()
     bench.worker.batch((frame.header["jobs"][0][0], 0, list(range(60))))
     await first
-    bench.engine.submit(job(60))
+    bench.engine.submit(job(50))
 
 
 async def test_not_ready_until_every_worker_is(make):
@@ -261,41 +301,313 @@ async def test_models_that_failed_are_shown_and_not_served(make):
     assert caught.value.field == "model"
 
 
-async def test_a_dead_worker_fails_what_it_held(make):
+async def numbers_of(worker):
+    """Numbers of the jobs in the next frame that brings some."""
+    while (frame := await worker.receive()).type not in ("submit", "sequences"):
+        pass
+    return [entry[0] for entry in frame.header["jobs"]]
+
+
+async def test_what_waited_is_computed_by_the_next_worker(make):
     bench = await make()
-    futures = [bench.engine.submit(job(rows)) for rows in (1, 64 - 1)]
-    await bench.worker.receive()
-    bench.worker.close()
-    for future in futures:
-        with pytest.raises(WorkerDied, match="ended unexpectedly"):
-            await future
-    assert not bench.engine.ready
-    assert len(bench.failures) == 1
-    with pytest.raises(WorkerDied):
+    future = bench.engine.submit(job(2))
+    await numbers_of(bench.worker)
+    bench.worker.crash()
+    await eventually(lambda: bench.engine.restarting)
+    with pytest.raises(NotReady, match="restarted") as caught:
         bench.engine.submit(job())
-    await eventually(lambda: bench.engine.in_flight == 0)
+    assert caught.value.retry_after
+    worker = await bench.next_worker()
+    (number,) = await numbers_of(worker)
+    worker.batch((number, 0, [7, 8]))
+    assert (await future).ravel().tolist() == [7, 8]
+    assert bench.engine.ready
+    assert bench.failures == []
+    assert bench.metric("worker_restarts_total", worker="0") == 1
     assert bench.metric("queue_depth") == 0
 
 
-async def test_one_of_two_dead_workers_ends_it_all_once(make):
-    bench = await make(workers=2)
+async def test_what_was_computed_runs_again_one_at_a_time_before_the_rest(make):
+    bench = await make()
     futures = [bench.engine.submit(job()) for _ in range(4)]
-    bench.workers[1].close()
-    for future in futures:
-        with pytest.raises(WorkerDied):
-            await future
-    bench.workers[0].close()
-    await settle()
+    numbers = await numbers_of(bench.worker)
+    bench.worker.crash(numbers[1], numbers[2])
+    worker = await bench.next_worker()
+    for suspect in (numbers[1], numbers[2]):
+        assert await numbers_of(worker) == [suspect]
+        assert worker.frames == []
+        assert not bench.engine.ready, "suspects are alone"
+        worker.batch((suspect, 0, [suspect]))
+    assert await numbers_of(worker) == [numbers[0], numbers[3]]
+    assert bench.engine.ready
+    worker.batch((numbers[0], 0, [numbers[0]]), (numbers[3], 0, [numbers[3]]))
+    assert [f.ravel().tolist() for f in await asyncio.gather(*futures)] == [[number] for number in numbers]
+
+
+async def test_only_the_job_that_ends_a_worker_alone_is_refused_and_remembered(make):
+    bench = await make()
+    good = bench.engine.submit(job(), Terms(origin=lambda: b"good"))
+    bad = bench.engine.submit(job(), Terms(origin=lambda: b"bad"))
+    numbers = await numbers_of(bench.worker)
+    bench.worker.crash(*numbers)
+    worker = await bench.next_worker()
+    assert await numbers_of(worker) == numbers[:1]
+    worker.batch((numbers[0], 0, [1]))
+    assert (await good).ravel().tolist() == [1]
+    assert await numbers_of(worker) == numbers[1:]
+    worker.crash(numbers[1])
+    with pytest.raises(KillsWorker):
+        await bad
+    worker = await bench.next_worker()
+    await eventually(lambda: bench.engine.ready)
+    with pytest.raises(KillsWorker):
+        bench.engine.submit(job(), Terms(origin=lambda: b"bad"))
+    assert bench.metric("rejected_total", reason="kills_worker") == 1
+    assert await _echo(bench) == [5]
+
+
+async def test_a_suspect_whose_client_leaves_makes_way_for_the_next(make):
+    bench = await make()
+    futures = [bench.engine.submit(job()) for _ in range(2)]
+    numbers = await numbers_of(bench.worker)
+    bench.worker.crash(*numbers)
+    worker = await bench.next_worker()
+    assert await numbers_of(worker) == numbers[:1]
+    futures[0].cancel()
+    assert await numbers_of(worker) == numbers[1:]
+    worker.batch((numbers[1], 0, [1]))
+    await futures[1]
+    await eventually(lambda: bench.engine.ready)
+
+
+async def test_a_job_that_departed_while_it_hung_is_still_found_guilty(make):
+    bench = await make()
+    bad = bench.engine.submit(job(), Terms(origin=lambda: b"bad"))
+    good = bench.engine.submit(job(), Terms(origin=lambda: b"good"))
+    numbers = await numbers_of(bench.worker)
+    bench.worker.crash(*numbers)
+    worker = await bench.next_worker()
+    assert await numbers_of(worker) == numbers[:1]
+    bad.cancel()
+    assert await numbers_of(worker) == numbers[1:]
+    worker.crash(numbers[0])
+    worker = await bench.next_worker()
+    (number,) = await numbers_of(worker)
+    worker.batch((number, 0, [3]))
+    assert (await good).ravel().tolist() == [3]
+    with pytest.raises(KillsWorker):
+        bench.engine.submit(job(), Terms(origin=lambda: b"bad"))
+
+
+async def test_the_other_worker_takes_what_waited(make):
+    bench = await make(workers=2)
+    futures = [bench.engine.submit(job()) for _ in range(6)]
+    first, second = bench.workers
+    held = await numbers_of(first)
+    others = await numbers_of(second)
+    first.crash(held[0])
+    assert await numbers_of(second) == held[1:]
+    assert bench.engine.ready, "one still serves"
+    new = bench.engine.submit(job())
+    (number,) = await numbers_of(second)
+    second.batch(*((n, 0, [n]) for n in [*others, *held[1:], number]))
+    await new
+    worker = await bench.next_worker()
+    assert await numbers_of(worker) == held[:1]
+    worker.batch((held[0], 0, [9]))
+    await asyncio.gather(*futures)
+    assert bench.engine.in_flight == 0
+
+
+async def test_crash_after_crash_ends_it(make, monkeypatch):
+    monkeypatch.setattr(keeper, "FIRST_PAUSE", 0.001)
+    bench = await make(patience=Patience(restarts=2))
+    future = bench.engine.submit(job())
+    for _ in range(2):
+        bench.worker.crash()
+        await bench.next_worker()
+        await eventually(lambda: bench.engine.ready)
+    bench.worker.crash()
+    with pytest.raises(WorkerDied, match="3 crashes in a row"):
+        await future
     assert len(bench.failures) == 1
+    assert not bench.engine.ready
+    with pytest.raises(WorkerDied):
+        bench.engine.submit(job())
+    assert bench.metric("queue_depth") == 0
+
+
+async def test_a_worker_that_is_lost_for_good_leaves_the_others_alone(make):
+    bench = await make(workers=2, patience=Patience(restarts=0))
+    futures = [bench.engine.submit(job()) for _ in range(2)]
+    first, second = bench.workers
+    (number,) = await numbers_of(second)
+    (held,) = await numbers_of(first)
+    first.crash(held)
+    with pytest.raises(WorkerDied):
+        await futures[0]
+    second.batch((number, 0, [1]))
+    await futures[1]
+    assert bench.engine.ready
+    assert bench.failures == []
+    second.crash()
+    await eventually(lambda: bench.failures)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_worker_that_talks_nonsense_is_a_dead_worker(make, caplog):
+async def test_a_worker_that_talks_nonsense_is_replaced(make, caplog):
     bench = await make()
     future = bench.engine.submit(job())
     bench.worker.sock.sendall(b"\xff" * 64)
-    with pytest.raises(WorkerDied):
-        await future
+    worker = await bench.next_worker()
+    (number,) = await numbers_of(worker)
+    worker.batch((number, 0, [2]))
+    assert (await future).ravel().tolist() == [2]
+
+
+async def test_a_silent_worker_is_replaced(make):
+    bench = await make(patience=Patience(silence=0.2), models=(dataclasses.replace(INFO, seconds=(0.001, 0.001)),))
+    hung = bench.worker
+    worker = await bench.next_worker()
+    assert hung.killed
+    assert worker is not hung
+
+
+async def test_a_worker_that_answers_but_hangs_in_a_batch_is_replaced(make):
+    bench = await make(patience=Patience(silence=0.2), models=(dataclasses.replace(INFO, seconds=(0.001, 0.001)),))
+    hung = bench.worker
+    while not hung.killed:
+        if hung.sock.fileno() >= 0 and (await hung.receive(pings=True)).type == "ping":
+            hung.send({"type": "pong", "id": 0, "oldest": 1.0})
+            await eventually(lambda: hung.killed or len(bench.workers) > 1)
+    await bench.next_worker() if len(bench.workers) == 1 else None
+
+
+async def test_deadline_of_pictures(make):
+    bench = await make()
+    late = bench.engine.submit(job(), Terms(seconds=0.02))
+    frame = await bench.worker.receive()
+    (number, _, _, deadline), *_ = frame.header["jobs"]
+    assert deadline < 1e12, "the worker is told"
+    with pytest.raises(DeadlineExceeded, match=r"0\.02 s"):
+        await late
+    frame = await bench.worker.receive()
+    assert (frame.type, frame.header["jobs"]) == ("cancel", [number])
+    assert bench.engine.in_flight == 0
+    assert bench.metric("expired_total", model="echo") == 1
+    assert bench.metric("queue_depth") == 0
+
+
+async def test_what_would_come_too_late_is_refused_at_once(make):
+    bench = await make()
+    first = bench.engine.submit(job(50))  # 5 s of work, as measured at warm-up
+    with pytest.raises(Overloaded, match=r"5\.10 s") as caught:
+        bench.engine.submit(job(1), Terms(seconds=1.0))
+    assert caught.value.retry_after == pytest.approx(5.1 - 0.7)
+    assert bench.metric("rejected_total", reason="deadline") == 1
+    bench.engine.submit(job(1), Terms(seconds=8.0))
+    assert not first.done()
+
+
+async def test_an_idle_worker_is_never_too_slow(make):
+    bench = await make()
+    bench.engine.submit(job(50), Terms(seconds=0.5))  # whatever was measured once
+
+
+def words(**fields):
+    return SequenceJob("words", (1,), fields.pop("tokens", 4), 0, Sampling(), **fields)
+
+
+async def collect(stream):
+    return [token async for _, chunk in stream for token in chunk.tokens]
+
+
+async def test_a_whole_text_is_written_again_and_nothing_comes_twice(make):
+    bench = await make(models=(TEXT,))
+    reading = asyncio.ensure_future(collect(bench.engine.stream([words()], Terms(whole=True))))
+    (number,) = await numbers_of(bench.worker)
+    bench.worker.chunk(number, 1, 2)
+    await settle()
+    bench.worker.crash(number)
+    worker = await bench.next_worker(TEXT)
+    assert await numbers_of(worker) == [number]
+    worker.chunk(number, 1)
+    worker.chunk(number, 2, 3)
+    worker.chunk(number, 4, finish="length")
+    assert await reading == [1, 2, 3, 4]
+    assert bench.metric("tokens_total", kind="completion") == 4
+
+
+async def test_a_stream_that_has_begun_gets_an_error_and_one_that_has_not_goes_on(make):
+    bench = await make(models=(TEXT,))
+    begun = bench.engine.stream([words()], Terms(whole=False))
+    fresh = asyncio.ensure_future(collect(bench.engine.stream([words()], Terms(whole=False))))
+    numbers = await numbers_of(bench.worker)
+    bench.worker.chunk(numbers[0], 1)
+    assert (await anext(begun))[1].tokens == (1,)
+    bench.worker.crash(*numbers)
+    with pytest.raises(WorkerDied, match="while it wrote this"):
+        await anext(begun)
+    worker = await bench.next_worker(TEXT)
+    assert await numbers_of(worker) == numbers[1:]
+    worker.chunk(numbers[1], 5, finish="stop")
+    assert await fresh == [5]
+    assert bench.engine.in_flight == 0
+
+
+async def test_sequences_on_trial_let_the_next_one_in_once_they_have_come_further(make):
+    bench = await make(models=(TEXT,))
+    reading = [asyncio.ensure_future(collect(bench.engine.stream([words()]))) for _ in range(2)]
+    numbers = []
+    while len(numbers) < 2:
+        numbers += await numbers_of(bench.worker)
+    bench.worker.chunk(numbers[0], 1, 2)
+    await settle()
+    bench.worker.crash(*numbers)
+    worker = await bench.next_worker(TEXT)
+    assert await numbers_of(worker) == numbers[:1]
+    worker.chunk(numbers[0], 1, 2)
+    await settle()
+    assert worker.frames == []
+    worker.chunk(numbers[0], 3)
+    assert await numbers_of(worker) == numbers[1:], "it runs beside the first"
+    worker.crash(*numbers)  # who was it? each alone to its end now
+    worker = await bench.next_worker(TEXT)
+    assert await numbers_of(worker) == numbers[:1]
+    worker.chunk(numbers[0], 1, 2, 3, 4, finish="length")
+    assert await numbers_of(worker) == numbers[1:]
+    worker.crash(numbers[1])
+    assert await reading[0] == [1, 2, 3, 4]
+    with pytest.raises(KillsWorker):
+        await reading[1]
+
+
+async def test_deadline_of_a_stream_is_for_its_first_token(make):
+    bench = await make(models=(TEXT,))
+    begun = bench.engine.stream([words()], Terms(seconds=0.05, whole=False))
+    late = bench.engine.stream([words(), words()], Terms(seconds=0.05, whole=False))
+    numbers = []
+    while len(numbers) < 3:
+        numbers += await numbers_of(bench.worker)
+    bench.worker.chunk(numbers[0], 1)
+    with pytest.raises(DeadlineExceeded, match="first token"):
+        await anext(late)
+    frame = await bench.worker.receive()
+    assert (frame.type, sorted(frame.header["jobs"])) == ("cancel", numbers[1:]), "their slots are free"
+    assert bench.engine.in_flight == 1
+    await anext(begun)
+    bench.worker.chunk(numbers[0], 2, finish="length")
+    assert await collect(begun) == [2]
+
+
+async def test_deadline_of_a_whole_text_is_for_its_end(make):
+    bench = await make(models=(TEXT,))
+    reading = asyncio.ensure_future(collect(bench.engine.stream([words()], Terms(seconds=0.05))))
+    (number,) = await numbers_of(bench.worker)
+    bench.worker.chunk(number, 1)
+    with pytest.raises(DeadlineExceeded, match="the answer"):
+        await reading
+    assert bench.engine.in_flight == 0
 
 
 async def test_a_start_that_is_refused_says_why(make):

@@ -1,11 +1,13 @@
 """Workers are started, watched and ended, whatever they do."""
 
 import asyncio
+import contextlib
 import os
 import socket
 
 from app.engine import supervisor
 from app.engine.jobs import WorkerConfig
+from app.engine.marks import Marks
 from app.engine.supervisor import Worker, WorkerProcess
 from tests.serving import alive, eventually
 
@@ -17,7 +19,7 @@ def ignore(*_):
 class Stubborn:
     """Never ends unless it is killed."""
 
-    def __init__(self, sock):
+    def __init__(self, sock, marks):
         self.sock, self.killed, self.pid = sock, False, os.getpid()
 
     def wait(self, timeout):
@@ -32,8 +34,8 @@ async def test_a_worker_that_does_not_end_is_killed(monkeypatch):
     monkeypatch.setattr(supervisor, "STOP_SECONDS", 0.01)
     handles, lost = [], []
 
-    def launch(sock):
-        handles.append(Stubborn(sock))
+    def launch(sock, marks):
+        handles.append(Stubborn(sock, marks))
         return handles[0]
 
     worker = Worker(WorkerConfig("weights"), ignore, lost.append)
@@ -55,7 +57,7 @@ async def test_a_lost_worker_is_reported_once():
     lost = []
     worker = Worker(WorkerConfig("weights"), ignore, lost.append)
     handles = []
-    await worker.start(lambda sock: handles.append(Stubborn(sock)) or handles[0])
+    await worker.start(lambda *given: handles.append(Stubborn(*given)) or handles[0])
     handles[0].kill()
     await eventually(lambda: lost)
     assert await worker.stop() == -9
@@ -64,8 +66,8 @@ async def test_a_lost_worker_is_reported_once():
 
 def test_a_worker_process_ends_when_its_link_closes():
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        process = WorkerProcess(theirs)
+    with ours, theirs, contextlib.closing(Marks.create()) as marks:
+        process = WorkerProcess(theirs, marks)
         assert alive(process.pid)
         assert process.wait(0) is None
     assert process.wait(60) == 0
@@ -74,7 +76,14 @@ def test_a_worker_process_ends_when_its_link_closes():
 
 def test_a_worker_process_can_be_killed():
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        process = WorkerProcess(theirs)
+    with ours, theirs, contextlib.closing(Marks.create()) as marks:
+        process = WorkerProcess(theirs, marks)
         process.kill()
         assert process.wait(60) == -9
+
+
+async def test_ending_a_worker_tells_what_it_was_computing():
+    worker, handles = Worker(WorkerConfig("weights"), ignore, ignore), []
+    await worker.start(lambda *given: handles.append(Stubborn(*given)) or given[1].begin(0, [4, 9]) or handles[0])
+    assert await worker.end() == (-9, {4, 9})
+    assert await worker.end() == (-9, set()), "told once"

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import gc
 import itertools
+import math
 import random
 import tracemalloc
 
@@ -19,11 +20,14 @@ from hypothesis import strategies as st
 from app.engine.jobs import Sampling, SequenceJob
 from app.worker import continuous
 from app.worker.continuous import STEPS, ContinuousBatcher
+from app.worker.dispatch import unmarked
 from app.worker.sequences import SequenceRunner, Steps
+from models.gpt import GPT
 from tests import fake_sequences as fakes
 
 GREEDY = Sampling(temperature=0.0)
 SLOTS = 4
+PASSED = 0.0  # a deadline that no machine's clock has still before it
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +53,8 @@ class Bench:
         self.tokens[number], self.logprobs[number] = [], []
         return self
 
-    def tick(self):
-        result = self.batcher.tick()
+    def tick(self, mark=unmarked):
+        result = self.batcher.tick(mark)
         self.results.append(result)
         for chunk in result.chunks:
             assert chunk.job not in self.ends, "a chunk after the end"
@@ -306,7 +310,7 @@ def test_a_slow_model_has_short_ticks(monkeypatch):
 def test_a_cancelled_slot_is_reused_within_one_tick():
     bench = Bench("counting")
     for number in range(SLOTS + 1):
-        bench.submit(number, [100], 100)
+        bench.submit(number, [100], 60)
     bench.tick()
     bench.tick()
     assert bench.batcher.busy == SLOTS
@@ -456,6 +460,9 @@ class PlainRunner:
             raise ValueError("a poisoned prompt")
         return self._steps([row], [self.kinds[slot]], 1)
 
+    def scrub(self, slot):
+        self.kinds[slot] = None
+
     def steps(self, live, count, interrupted):
         kinds = [self.kinds[slot] if row.position and row.position + count > fakes.FUSE else None
                  for slot, row in enumerate(live)]  # fmt: skip
@@ -552,3 +559,146 @@ def test_a_free_slot_goes_to_the_request_that_holds_the_fewest():
     bench.tick()
     assert {s.number for s in bench.batcher._slots if s is not None} == {1, 5, 2, 6}
     assert 70 in bench.ends, "the third request's only sequence had its turn before anybody's second"
+
+
+# fairness between clients
+
+
+def test_clients_share_the_slots():
+    bench = Bench("counting")
+    for number in range(1, 9):
+        bench.submit(number, [100], 60, client="many")
+    bench.submit(20, [100], 60, client="one")
+    bench.submit(21, [100], 60, client="one")
+    bench.tick()
+    assert {s.number for s in bench.batcher._slots} == {1, 20, 2, 21}
+    bench.drain()
+
+
+def test_one_slot_is_kept_for_short_sequences():
+    bench = Bench("counting")
+    for number in range(1, 6):
+        bench.submit(number, [100], 100)
+    bench.tick()
+    assert bench.batcher.busy == SLOTS - 1
+    bench.submit(50, [100], 3)
+    while 50 not in bench.ends:
+        bench.tick()
+    assert not bench.ends.keys() - {50}, "it did not wait for a long one"
+    bench.drain()
+    assert len(bench.ends) == 6
+
+
+# deadlines
+
+
+def test_what_has_expired_gets_no_slot():
+    bench = Bench("counting")
+    for number in range(1, 11):
+        bench.submit(number, [100], 5, deadline=math.inf if number in (4, 9) else PASSED)
+    bench.drain()
+    assert bench.ends.keys() == {4, 9}
+    assert not bench.errors
+    assert len(bench.results) == 2, "and takes no time"
+
+
+def test_when_all_have_expired_there_is_nothing_to_compute():
+    bench = Bench("counting").submit(1, [100], 5, deadline=PASSED)
+    assert bench.batcher.begin() is None
+    assert bench.batcher.waiting == 0
+
+
+def test_the_last_one_may_expire_between_the_beginning_of_a_tick_and_its_prefill():
+    bench = Bench("counting").submit(1, [100], 5)
+    assert bench.batcher.begin() is not None
+    (waiting,) = bench.batcher._queue._waiting.values()
+    object.__setattr__(waiting.job, "deadline", PASSED)
+    result = bench.tick()
+    assert (result.chunks, result.rows, result.busy, bench.batcher.waiting) == ([], 0, 0, 0)
+
+
+def test_what_has_begun_goes_on():
+    """Whether its answer still counts is for the other side to say: it cancels."""
+    bench = Bench("counting").submit(1, [100], 30)
+    bench.tick()
+    object.__setattr__(bench.batcher._slots[0].job, "deadline", PASSED)
+    bench.drain()
+    assert bench.tokens[1] == list(range(101, 131))
+
+
+# marks
+
+
+def test_a_prompt_is_marked_before_it_is_read_and_who_merely_waits_is_not():
+    bench, events = Bench("counting"), []
+    original = bench.runner.prefill
+    bench.runner.prefill = lambda slot, *rest: events.append(f"read {slot}") or original(slot, *rest)
+    for number in range(1, 7):
+        bench.submit(number, [100], 20)
+    try:
+        bench.tick(lambda numbers: events.append(list(numbers)))
+    finally:
+        del bench.runner.prefill
+    marked = [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+    assert events == [event for slot in range(4) for event in (marked[slot], f"read {slot}")]
+    events.clear()
+    bench.tick(lambda numbers: events.append(list(numbers)))
+    assert events == [[1, 2, 3, 4]]
+
+
+# memory
+
+
+def test_a_sequence_that_runs_out_of_memory_fails_alone():
+    error, tokens = failing(Bench(), poisoned(fakes.OUT_OF_MEMORY), 2)
+    assert error == "out of memory"
+    assert len(tokens) < fakes.FUSE
+
+
+class Overflows(GPT):
+    """Goes wrong for good after token 7: keys and values of that slot are no numbers."""
+
+    def step(self, tokens, positions, span, state):
+        logits = super().step(tokens, positions, span, state)
+        bad = torch.where(tokens == 7)[0]
+        for memory in (*state.keys, *state.values):
+            memory[bad, :, positions[bad]] = float("nan")
+        logits[bad] = float("nan")
+        return logits
+
+
+@functools.cache
+def overflowing():
+    torch.manual_seed(0)
+    network = Overflows(vocab_size=32, max_length=64, width=16, layers=2, heads=2).eval().requires_grad_(False)
+    return SequenceRunner(network, torch.device("cpu"), SLOTS)
+
+
+def test_the_next_in_a_slot_whose_sequence_went_wrong_does_not():
+    """No mask hides what is no number: zero times it is no number either."""
+    never_7 = Sampling(temperature=0.0, bias=((7, -100.0),))
+    wanted = Bench(runner=overflowing()).submit(1, [3, 4], 40, sampling=never_7).drain().tokens[1]
+    bench = Bench(runner=overflowing())
+    forced = (1, 2, *[7] * 30)
+    for number in range(SLOTS):
+        bench.submit(number, forced, 1, score_prompt=True)
+    bench.drain()
+    assert len(bench.errors) == SLOTS
+    for number in range(10, 10 + SLOTS):
+        bench.submit(number, [3, 4], 40, sampling=never_7)
+    bench.drain()
+    assert len(bench.errors) == SLOTS, "none more"
+    assert [bench.tokens[number] for number in range(10, 10 + SLOTS)] == [wanted] * SLOTS
+
+
+def test_a_slot_that_can_not_be_overwritten_is_used_all_the_same(caplog):
+    class Stubborn(PlainRunner):
+        def scrub(self, slot):
+            raise RuntimeError("no")
+
+    bench = Bench(runner=Stubborn())
+    bench.submit(1, poisoned(fakes.RAISE_PREFILL), 5).submit(2, [100], 3).drain()
+    bench.submit(3, [100], 3).drain()
+    assert bench.errors.keys() == {1}
+    assert bench.tokens[2] == bench.tokens[3] == [101, 102, 103]
+    assert "slot 0 can't be overwritten" in caplog.text

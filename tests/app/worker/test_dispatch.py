@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.jobs import LatentJob
-from app.worker.dispatch import Dispatcher
+from app.worker.dispatch import Dispatcher, unmarked
 from app.worker.dynamic import BESIDE_SECONDS, DynamicBatcher
 
 BESIDE_ROWS = 8  # that a second batch pays for, at the costs of `BlackRunner`
@@ -39,7 +39,7 @@ class TextLane:
     def begin(self):
         assert self.running == 0, "two ticks at once"
         self.running += 1
-        return lambda: None
+        return lambda mark: None
 
     def hear(self, something):
         assert self.running == 0, "said during a tick"
@@ -96,7 +96,7 @@ def test_few_rows_wait_for_the_batch_that_runs():
     submit(lane, 4)
     assert dispatcher.begin() is None
     assert not dispatcher.finish(first, 1.0)
-    assert dispatcher.begin().run().rows == 4
+    assert dispatcher.begin().run(unmarked).rows == 4
 
 
 def test_many_batches_run_at_once():
@@ -105,7 +105,7 @@ def test_many_batches_run_at_once():
     ticks = [dispatcher.begin() for _ in range(8)]
     assert names(*ticks) == ["a"] * 8
     assert dispatcher.begin() is None
-    results = [tick.run() for tick in reversed(ticks)]
+    results = [tick.run(unmarked) for tick in reversed(ticks)]
     rows = sorted(part.offset + row for result in results for part in result.parts for row in range(part.count))
     assert rows == list(range(8 * BESIDE_ROWS)), "each row in one batch, whatever order they run in"
 
@@ -122,6 +122,18 @@ def test_a_model_that_takes_all_threads_runs_one_batch_at_a_time():
 def test_one_row_of_another_lane_is_enough():
     dispatcher = Dispatcher({"a": pictures(1), "b": pictures(1), "c": TextLane()})
     assert sorted(names(*(dispatcher.begin() for _ in range(3)))) == ["a", "b", "c"]
+
+
+def test_a_lane_whose_work_has_expired_is_passed_over():
+    """The next lane has its turn at once, for nobody will ask again until something comes."""
+    expired, lanes = LatentJob("a", np.zeros((3, 1), np.float32), np.zeros(3, np.int64), deadline=0.0), {}
+    for name in "abc":
+        lanes[name] = pictures()
+        lanes[name].submit(1, expired)
+    submit(lanes["b"], 1)
+    dispatcher = Dispatcher(lanes)
+    assert names(dispatcher.begin(), dispatcher.begin()) == ["b", None]
+    assert [lane.waiting for lane in lanes.values()] == [0, 0, 0]
 
 
 def test_an_exclusive_lane_never_runs_twice():
@@ -202,12 +214,12 @@ def test_any_order_of_events(events):
             ticks.append(tick)
         elif event == "finish" and ticks:
             tick = ticks.pop(number % len(ticks))
-            computed += tick.run().rows if tick.name == "pictures" else 0
+            computed += tick.run(unmarked).rows if tick.name == "pictures" else 0
             end(dispatcher, lanes, tick, number)
         assert dispatcher.has_unsaid("text") == (len(lanes["text"].heard) < len(said))
     lanes["text"].waiting = 0
     while ticks or (tick := dispatcher.begin()) is not None:
         tick = ticks.pop() if ticks else tick
-        computed += tick.run().rows if tick.name == "pictures" else 0
+        computed += tick.run(unmarked).rows if tick.name == "pictures" else 0
         end(dispatcher, lanes, tick, 1.0)
     assert (computed, lanes["text"].heard) == (submitted, said)

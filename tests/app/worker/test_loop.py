@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import socket
 import threading
 
@@ -11,7 +12,10 @@ import torch
 
 from app.engine.jobs import SequenceJob, WorkerConfig
 from app.engine.link import FrameReader, pack
+from app.engine.marks import Marks
 from app.worker.dynamic import BESIDE_SECONDS
+from app.worker.faults import UNUSABLE
+from app.worker.loop import WorkerLoop
 from app.worker.runner import LatentRunner
 from app.worker.thread import WorkerThread
 from tests import fake_sequences, fakes
@@ -41,12 +45,15 @@ class Peer:
     def submit(self, *jobs):
         """Jobs of (number, model, latents)."""
         arrays = [a for _, _, z in jobs for a in (z, np.zeros(len(z), np.int64))]
-        self.send({"type": "submit", "jobs": [(number, model) for number, model, _ in jobs]}, *arrays)
+        self.send({"type": "submit", "jobs": [(number, model, "", math.inf) for number, model, _ in jobs]}, *arrays)
 
     def write(self, number, prompt, max_tokens):
         """A sequence for the model "text", its prompt given as letters."""
         job = SequenceJob("text", tuple(map(ord, prompt)), max_tokens, seed=1)
         self.send({"type": "sequences", "jobs": [(number, dataclasses.asdict(job))]})
+
+    def ping(self, number):
+        self.send({"type": "ping", "id": number})
 
     def cancel(self, *numbers):
         self.send({"type": "cancel", "jobs": list(numbers)})
@@ -75,9 +82,10 @@ def peer():
     ours, theirs = socket.socketpair()
     with ours:
         peer = Peer(ours)
-        peer.old = threading.enumerate()
-        peer.worker = WorkerThread(theirs)
+        peer.old, peer.marks = threading.enumerate(), Marks.create()
+        peer.worker = WorkerThread(theirs, peer.marks)
         yield peer
+        peer.marks.close()
     assert peer.worker.wait(60) is not None, "the loop ends with its link"
     assert not peer.followers, "and so do all of its threads"
 
@@ -162,7 +170,7 @@ def test_cancelled_rows_are_not_computed(ready, gate):
 def test_a_lane_whose_last_rows_vanish_is_not_ticked(ready):
     """Submission and cancellation in one write: nothing comes back, and the loop goes on."""
     ready.cancel()
-    parts = pack({"type": "submit", "jobs": [(1, "echo")]}, [z(0.1), np.zeros(1, np.int64)])
+    parts = pack({"type": "submit", "jobs": [(1, "echo", "", math.inf)]}, [z(0.1), np.zeros(1, np.int64)])
     ready.sock.sendall(b"".join(map(bytes, [*parts, *pack({"type": "cancel", "jobs": [1]})])))
     ready.submit((2, "echo", z(0.2)))
     assert ready.receive().header["parts"] == [[2, 0, 1, None]]
@@ -324,14 +332,205 @@ def test_a_tick_of_text_does_not_hold_up_pictures(two, own_gate):
     assert (number, finish) == (1, "length")
 
 
+# being watched
+
+
+def test_an_idle_worker_answers_a_ping(ready):
+    ready.ping(7)
+    pong = ready.receive()
+    assert (pong.type, pong.header["id"], pong.header["oldest"]) == ("pong", 7, 0.0)
+
+
+def test_a_ping_beside_a_batch_tells_how_long_that_runs(two, gate):
+    hold(two, gate)
+    ages = []
+    for number in range(3):
+        two.ping(number)
+        pong = two.receive()
+        assert (pong.type, pong.header["id"]) == ("pong", number)
+        ages.append(pong.header["oldest"])
+    assert 0 < ages[0] < ages[1] < ages[2] < 600
+    release(two, gate)
+    two.ping(9)
+    assert two.receive().header["oldest"] == 0.0
+
+
+def test_a_ping_is_answered_as_soon_as_any_batch_is_over(ready, gate):
+    """However much waits: nothing is begun before what the socket holds is read."""
+    hold(ready, gate)
+    ready.submit((2, "echo", np.tile(z(0.1), (640, 1))))
+    ready.ping(1)
+    ready.submit((3, "other", z(0.1)))
+    release(ready, gate)
+    assert ready.receive().type == "pong"
+
+
+def test_text_that_ticks_on_the_only_thread_notices_a_ping(peer, weights, gate, own_gate):
+    fake_sequences.write(weights, "text", "counting", gate=str(gate.with_name("text-gate")), eos=None)
+    peer.configure(weights, threads=1)
+    own = own_gate("text")
+    peer.write(1, fake_sequences.GATE, 30)
+    assert peer.receive().type == "chunks"
+    wait_until(fakes.held(own).exists, "the step does not reach the gate")
+    peer.ping(5)
+    own.unlink()
+    tick, pong = peer.receive(), peer.receive()
+    assert [len(tokens) for _, tokens, *_ in tick.header["chunks"]] == [1], "it ended with the step that it was in"
+    assert (pong.type, pong.header["id"], pong.header["oldest"]) == ("pong", 5, 0.0)
+
+
+def test_what_is_computed_is_marked_until_it_is_done(two, gate, own_gate):
+    other = own_gate("other")
+    hold(two, gate)
+    two.submit((2, "other", z(fakes.GATE)), (3, "other", z(0.1)))
+    wait_until(fakes.held(other).exists, "the second thread does not reach its gate")
+    two.submit((4, "other", z(0.1)), (5, "echo", z(0.1)))
+    assert two.marks.running() == {1, 2, 3}, "not those that merely wait"
+    other.unlink()
+    numbers = [part[0] for _ in range(2) for part in two.receive().header["parts"]]
+    assert numbers == [2, 3, 4]
+    wait_until(lambda: two.marks.running() == {1}, "what is done is still marked")
+    release(two, gate)
+    assert two.receive().header["parts"][0][0] == 5
+    wait_until(lambda: not two.marks.running(), "what is done is still marked")
+
+
+def test_a_prompt_that_is_read_is_marked_and_one_that_waits_is_not(two, own_gate):
+    gate = own_gate("text")
+    two.write(1, "a", 60)
+    assert two.receive().type == "chunks"
+    two.write(2, fake_sequences.GATE_PREFILL, 5)
+    two.write(3, "b", 5)
+    wait_until(fakes.held(gate).exists, "the prefill does not reach the gate")
+    assert two.marks.running() == {1, 2}
+    gate.unlink()
+
+
+def test_a_worker_without_marks(weights, gate):
+    ours, theirs = socket.socketpair()
+    with ours:
+        peer = Peer(ours)
+        worker = WorkerThread(theirs)
+        peer.configure(weights, threads=1)
+        peer.submit((1, "echo", z(0.1)))
+        assert peer.receive().header["parts"] == [[1, 0, 1, None]]
+    assert worker.wait(60) == 0
+
+
+# fairness, deadlines, memory
+
+
+def test_a_client_is_served_in_its_turn(ready, gate):
+    hold(ready, gate)
+    many = [(number, "echo", "many", math.inf) for number in range(2, 42)]
+    jobs = [*many, (50, "echo", "one", math.inf)]
+    ready.send({"type": "submit", "jobs": jobs}, *[a for _ in jobs for a in (z(0.1), np.zeros(1, np.int64))])
+    release(ready, gate)
+    assert 50 in {part[0] for part in ready.receive().header["parts"]}
+
+
+def test_what_has_expired_is_dropped_silently(ready, gate):
+    fields = [(2, "echo", "", 0.0), (3, "other", "", 0.0), (4, "echo", "", math.inf)]
+    hold(ready, gate)
+    ready.send({"type": "submit", "jobs": fields}, *[a for _ in fields for a in (z(0.1), np.zeros(1, np.int64))])
+    release(ready, gate)
+    assert ready.receive().header["parts"] == [[4, 0, 1, None]]
+    ready.ping(1)
+    assert ready.receive().type == "pong"
+
+
+def test_sequences_expire_too(two):
+    expired = SequenceJob("text", (97,), 3, seed=1, client="c", deadline=0.0)
+    two.send({"type": "sequences", "jobs": [(1, dataclasses.asdict(expired))]})
+    two.write(2, "b", 1)
+    assert [chunk[0] for chunk in two.receive().header["chunks"]] == [2]
+
+
+def test_a_batch_that_runs_out_of_memory_lowers_the_limit_and_says_so(ready, gate, caplog):
+    hold(ready, gate)
+    ready.submit(*((number, "echo", z(fakes.SHORT_OF_MEMORY if number == 5 else 0.1)) for number in range(2, 10)))
+    release(ready, gate)
+    batch, limit = ready.receive(), ready.receive()
+    assert [part[3] for part in batch.header["parts"]] == [None] * 8
+    assert limit.type == "limit"
+    assert (limit.header["model"], limit.header["rows"]) == ("echo", fakes.FITS)
+    assert "echo ran out of memory; its batches hold 2 rows at most" in caplog.text
+    ready.submit((20, "echo", z(*[0.1] * 5)))
+    assert [ready.receive().header["rows"] for _ in range(3)] == [2, 2, 1], "and it is no news again"
+
+
+# a lost device
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_lost_device_ends_the_loop_and_leaves_the_marks(peer, weights, threads, caplog):
+    """In a thread of somebody's process: nothing more is ended than the loop."""
+    peer.configure(weights, threads)
+    peer.submit((1, "echo", z(0.1)), (2, "echo", z(fakes.LOST)))
+    assert peer.sock.recv(1) == b""
+    assert peer.worker.wait(60) == UNUSABLE
+    assert peer.marks.running() == {1, 2}
+    assert "the device is unusable" in caplog.text
+    assert "device-side assert" in caplog.text
+
+
+def test_text_may_lose_the_device_as_well(two):
+    two.write(1, fake_sequences.LOST, 40)
+    while data := two.sock.recv(1 << 20):
+        assert all(frame.type == "chunks" for frame in two.reader.feed(data))
+    assert two.worker.wait(60) == UNUSABLE
+    assert two.marks.running() == {1}
+
+
+def test_a_lost_device_ends_the_process_at_once_from_any_thread(weights, gate):
+    """The other thread hangs, and is not waited for."""
+    ours, theirs = socket.socketpair()
+    aborted = threading.Event()
+    statuses = []
+
+    def abort(status):
+        statuses.append(status)
+        aborted.set()
+
+    with ours:
+        loop = WorkerLoop(theirs, abort=abort)
+        thread = threading.Thread(target=loop.run)
+        thread.start()
+        peer = Peer(ours)
+        fakes.write(weights, "other")
+        peer.configure(weights, threads=2)
+        hold(peer, gate)
+        peer.submit((2, "other", z(fakes.LOST)))
+        assert aborted.wait(60)
+        assert thread.is_alive()
+    gate.unlink()
+    thread.join(60)
+    assert statuses == [UNUSABLE]
+
+
+def test_a_device_that_is_lost_while_models_are_loaded(peer, weights, monkeypatch):
+    def lose(self, latents, labels):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(fakes.EchoLatents, "decode", lose)
+    peer.configure(weights, threads=1)
+    assert peer.info.type == "failed"
+    assert "the device is unusable" in peer.info.header["error"]
+    assert "illegal memory access" in peer.info.header["error"]
+    assert peer.worker.wait(60) == UNUSABLE
+
+
 # bugs
 
 
 BUGS = {
     "reading": [{"type": "cancel"}],
-    "a model that nobody serves": [{"type": "submit", "jobs": [(9, "nobody")]}, z(0.1), np.zeros(1, np.int64)],
+    "a model that nobody serves": [
+        {"type": "submit", "jobs": [(9, "nobody", "", math.inf)]},
+        *(z(0.1), np.zeros(1, np.int64)),
+    ],
     "computing": [  # latents of two shapes, which the HTTP side would never send
-        {"type": "submit", "jobs": [(8, "other"), (9, "other")]},
+        {"type": "submit", "jobs": [(8, "other", "", math.inf), (9, "other", "", math.inf)]},
         *(z(0.1), np.zeros(1, np.int64), np.zeros((1, 5), np.float32), np.zeros(1, np.int64)),
     ],
 }

@@ -10,6 +10,7 @@ import torch
 
 from app.engine.jobs import LatentJob, WorkerConfig
 from app.worker import dynamic, packing, registry, runner
+from app.worker.dispatch import unmarked
 from app.worker.registry import RegistryError
 from tests import fakes
 
@@ -62,7 +63,7 @@ def test_lanes_make_pictures(config):
     lane = registry.load(config).lanes["beta"]
     latents = np.array([[0.5, -0.5, 0, 1]], np.float32)
     lane.submit(1, LatentJob("beta", latents, np.array([3])))
-    np.testing.assert_array_equal(lane.begin()().pictures, fakes.echo(latents, np.array([3])))
+    np.testing.assert_array_equal(lane.begin()(unmarked).pictures, fakes.echo(latents, np.array([3])))
 
 
 def test_names_choose(config):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.worker.faults import DeviceLost
 from app.worker.runner import LatentRunner, ModelFault, powers_of_two
 from tests import fakes
 
@@ -83,6 +84,34 @@ def test_bytes_do_not_depend_on_the_batch():
             pictures, _ = runner.decode(latents[start : start + n], labels[start : start + n])
             for i in range(n):
                 np.testing.assert_array_equal(pictures[i], alone[start + i])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_is_not_finite_changes_nothing_in_the_others(dtype):
+    """In a network with real convolutions, packed for this machine."""
+    from models.gan import ConvGenerator
+
+    torch.manual_seed(0)
+    network = ConvGenerator(latent_dim=8, channels=(16, 8), base_size=4).eval().requires_grad_(False)
+    runner = LatentRunner(network, CPU, 16, dtype)
+    latents, labels = rows(16, 8)
+    wanted, _ = runner.decode(latents, labels)
+    for bad in (0, 7, 15):
+        poisoned = latents.copy()
+        poisoned[bad] = np.nan
+        pictures, finite = runner.decode(poisoned, labels)
+        good = np.arange(16) != bad
+        np.testing.assert_array_equal(finite, good)
+        np.testing.assert_array_equal(pictures[good], wanted[good])
+
+
+def test_what_failed_on_the_device_is_told_apart():
+    runner = runner_of(fakes.EchoLatents())
+    latents, labels = rows(3)
+    for magic, error in ((fakes.OUT_OF_MEMORY, MemoryError), (fakes.LOST, DeviceLost), (fakes.RAISE, ValueError)):
+        latents[1, 0] = magic
+        with pytest.raises(error):
+            runner.decode(latents, labels)
 
 
 def test_rows_that_are_not_finite_are_told_apart():

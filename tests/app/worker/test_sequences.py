@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from app.engine.jobs import Sampling
+from app.worker.faults import DeviceLost
 from app.worker.runner import ModelFault
 from app.worker.sequences import IDLE, PREFILL_GRID, Row, SequenceRunner, state_bytes
 from models.gpt import GPT
@@ -288,3 +289,23 @@ def test_not_finite_is_told_by_row():
     good = dataclasses.replace(good, position=good.position + 2)
     assert made.steps([bad, good], 2, never).finite.tolist() == [False, True]
     assert made.prefill(2, [fakes.MARK, ord("N"), *[5] * 20], Row(5, 21, 0, GREEDY)).finite.tolist() == [False]
+
+
+# failing
+
+
+@pytest.mark.parametrize(("kind", "error"), [(fakes.OUT_OF_MEMORY, MemoryError), (fakes.LOST, DeviceLost)])
+def test_what_failed_on_the_device_is_told_apart(kind, error):
+    made = runner()
+    row, _ = start(made, 0, [*kind.encode(), *[60] * fakes.FUSE])
+    with pytest.raises(error):
+        made.steps([row], 1, never)
+
+
+def test_scrubbing_overwrites_all_of_one_slot():
+    made = runner(slots=2)
+    for slot in range(2):
+        start(made, slot, [9] * 40)
+    made.scrub(0)
+    assert not made._state.tokens[0].any()
+    assert made._state.tokens[1].any()

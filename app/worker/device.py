@@ -1,0 +1,59 @@
+"""What an exception says about the device.
+
+torch raises `RuntimeError` for nearly everything. Of its subclasses, `torch.OutOfMemoryError` leaves the device as it
+was; `torch.AcceleratorError` is what a call of the CUDA runtime returned: an assertion or an illegal address in a
+kernel, a fault of the hardware. Such an error sticks: the context is lost, and with it all memory of this process.
+"""
+
+import traceback
+
+import torch
+
+from app.worker.faults import DeviceLost
+
+ALLOCATION_FAILED = 2  # cudaErrorMemoryAllocation and hipErrorOutOfMemory: the one error of the runtime that passes
+OUT_OF_MEMORY = (  # what those say who have no type of their own for it
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+)
+
+
+def tell_apart(error: Exception, device: torch.device) -> None:
+    """Raise something better than `error`, just caught from a network, where it says more than that the network failed.
+
+    Raises:
+        MemoryError: memory ran out; what the network had allocated is free again.
+        DeviceLost: the device can't be used any more.
+    """
+    if is_out_of_memory(error):
+        traceback.clear_frames(error.__traceback__)  # whose variables are the tensors of the batch
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise MemoryError(str(error)) from None
+    if is_lost(error, device):
+        raise DeviceLost(f"{type(error).__name__}: {error}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, of the device's memory or of the host's."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, torch.AcceleratorError):
+        return getattr(error, "error_code", None) == ALLOCATION_FAILED
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def is_lost(error: Exception, device: torch.device) -> bool:
+    """Whether the device is lost: by the error's type, or, as libraries have their own, because a plain call fails."""
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False

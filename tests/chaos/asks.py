@@ -1,0 +1,125 @@
+"""Requests that know what they must get: pictures that show their latent, texts that go on from their own letter."""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.latents import from_seed
+from tests import fakes
+from tests.chaos import poison
+
+PICTURES, TEXT = "/v1/images/generate", "/v1/text/complete"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request.
+
+    Attributes:
+        path: of the route.
+        body: what is sent as JSON.
+        own: whether the body of a 200 is what this request must get.
+        headers: beyond those that every request has.
+    """
+
+    path: str
+    body: Mapping[str, Any]
+    own: Callable[[bytes], bool]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer comes as events."""
+        return bool(self.body.get("stream"))
+
+    def within(self, seconds: float) -> "Ask":
+        """The same with a deadline."""
+        return replace(self, headers={**self.headers, "X-Request-Timeout": str(seconds)})
+
+    def raw(self) -> bytes:
+        """Head and body as they travel, for those who send only a part of them."""
+        body = json.dumps(self.body).encode()
+        head = [f"POST {self.path} HTTP/1.1", "Host: genserve", "Content-Type: application/json"]
+        head += [f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in self.headers.items())]
+        return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def picture(seed: int, n: int = 1, model: str = "poisoned") -> Ask:
+    """Pictures from a seed; several come one by one, as JSON."""
+    latents = np.stack([from_seed(seed + j, (fakes.LATENT_DIM,), 0)[0] for j in range(n)])
+    return _pictures({"model": model, "seed": seed, "n": n}, latents)
+
+
+def shown(*latent: float) -> Ask:
+    """One picture of a latent that is given, poisonous or not."""
+    latents = np.zeros((1, fakes.LATENT_DIM), np.float32)
+    latents[0, : len(latent)] = latent
+    return _pictures({"model": "poisoned", "latents": latents.tolist()}, latents)
+
+
+def slow(seconds: float, mark: float = 0.0) -> Ask:
+    """One picture that holds its batch up; the mark makes it another's than its like."""
+    return shown(poison.SLOW, seconds, mark)
+
+
+def _pictures(body: dict[str, Any], latents: NDArray[np.float32]) -> Ask:
+    def own(answer: bytes) -> bool:
+        files = [answer] if len(latents) == 1 else [base64.b64decode(i["base64"]) for i in json.loads(answer)["images"]]
+        expected = (
+            poison.wide(latents)
+            if body["model"] == "wide"
+            else fakes.echo(latents, np.zeros(len(latents), np.int64), num_classes=0)
+        )
+        return len(files) == len(latents) and all(map(_shows, files, expected))
+
+    return Ask(PICTURES, body, own, {"Accept": "image/png" if len(latents) == 1 else "application/json"})
+
+
+def _shows(file: bytes, expected: NDArray[np.uint8]) -> bool:
+    with Image.open(io.BytesIO(file)) as image:
+        pixels = np.asarray(image)
+    return np.array_equal(pixels.reshape(expected.shape) if pixels.size == expected.size else pixels, expected)
+
+
+def text(last: str, count: int, *, mark: str = "", stream: bool = False, n: int = 1, seed: int | None = None) -> Ask:
+    """A text that goes on from a letter; `mark` makes the model misbehave."""
+    body = {"model": "cycle", "prompt": f"{mark}{last}", "max_tokens": count, "n": n, "stream": stream}
+    expected = [poison.cycle(last, count)] * n
+
+    def own(answer: bytes) -> bool:
+        return (events(answer)[0] if stream else _texts(answer)) == expected
+
+    return Ask(TEXT, body if seed is None else {**body, "seed": seed}, own)
+
+
+def _texts(answer: bytes) -> list[str]:
+    return [choice["text"] for choice in json.loads(answer)["choices"]]
+
+
+def events(answer: bytes) -> tuple[list[str], bool, str]:
+    """What a stream said: the text of each choice, whether it came to its end, and the code of its error, if any."""
+    texts: dict[int, str] = {}
+    done, code = False, ""
+    for event in answer.decode().split("\n\n"):
+        if event.startswith("event: error"):
+            code = json.loads(event.partition("data: ")[2])["code"]
+        elif event == "data: [DONE]":
+            done = True
+        elif event.startswith("data: "):
+            piece = json.loads(event.removeprefix("data: "))
+            texts[piece["index"]] = texts.get(piece["index"], "") + piece["text"]
+    return [texts[index] for index in sorted(texts)], done, code
+
+
+def begun(answer: bytes, ask: Ask) -> bool:
+    """Whether what came of a stream that was broken off is the beginning of what this request must get."""
+    prompt, count = ask.body["prompt"], ask.body["max_tokens"]
+    said, whole = events(answer)[0], poison.cycle(prompt[-1], count)
+    return len(said) <= ask.body["n"] and all(whole.startswith(text) for text in said)

@@ -77,6 +77,7 @@ class Protocol(HttpToolsProtocol):
         if self.transport is None:  # it was one too many
             return
         self._stop_reading()
+        self.pipeline.clear()
         self._disconnect()
         super().connection_lost(exc)
         for callback in list(self._closing):
@@ -120,12 +121,11 @@ class Protocol(HttpToolsProtocol):
         self._quiet = self._sweep.now
         if self.transport.is_closing():
             return
-        if self._last_word:
-            self._refuse(*self._last_word)
-            return
         if self.pipeline:
             self._running, app = self.pipeline.pop()
             self._start_asgi_task(self._running, app)
+        elif self._last_word:
+            self._refuse(*self._last_word)
         if not self.pipeline:
             self.flow.resume_reading()
             if self._ahead:
@@ -214,6 +214,8 @@ class Protocol(HttpToolsProtocol):
         """
         log.info("%s: %d %s", self._who(), status, code)
         earlier, same, running = self._answers_another(), self._receives_running(), self._running
+        if self._begun is not None and self.pipeline and self.pipeline[0][0].scope is self.scope:
+            self.pipeline.popleft()  # this very request; those before it are whole
         self._stop_reading()
         if earlier:
             self._last_word = status, code, title, detail
@@ -235,9 +237,8 @@ class Protocol(HttpToolsProtocol):
         return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), b"".join(lines), body)
 
     def _stop_reading(self) -> None:
-        """Forget what is half here or waits, and ignore what follows."""
+        """Forget what is half here, and ignore what follows."""
         self._deaf, self._ahead, self._begun, self._quiet = True, b"", None, self._sweep.now
-        self.pipeline.clear()
 
     def _disconnect(self) -> None:
         """Tell the application that nobody waits for its answer; uvicorn tells only the request that came last."""

@@ -20,6 +20,8 @@ from app.protocol import Protocol
 BACKLOG = 4096
 ANSWER_SECONDS = 2  # at least, for answers still on their way once everything is computed
 
+LAST_SECONDS = 0.2  # for those who are told that there will be no answer
+
 log = logging.getLogger("genserve")
 
 
@@ -67,10 +69,14 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._signalled)
 
     def _signalled(self) -> None:
-        if self._drain is None:
+        if self._drain is None or self._loop is None:
             self.stop_gracefully()
         else:
-            self.should_exit = self.force_exit = True
+            self._app.state.engine.abandon()
+            self._loop.call_later(LAST_SECONDS, self._stop_at_once)
+
+    def _stop_at_once(self) -> None:
+        self.should_exit = self.force_exit = True
 
     def stop_gracefully(self) -> None:
         """Begin to drain, if that has not begun; before the start is over, stop at once."""

@@ -256,7 +256,7 @@ def _count(given: list[Any], limit: int) -> int:
     while lists and count <= limit:
         entries = lists.pop()
         inner = [entry for entry in entries if isinstance(entry, list)]
-        count += max(1, len(entries) - len(inner))  # an empty list counts too, or a million of them would be free
+        count += len(entries) - len(inner) or not entries  # an empty list counts too, or many of them would be free
         lists += inner
     return count
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 HANG_SECONDS = 15.0  # a request that is not answered by then hangs
 PAUSE_SECONDS = 0.1  # of a client after a failure, and between probes
 
-OK, CLOSED, REFUSED, HANGING = "200", "closed", "refused", "hanging"
+OK, CLOSED, REFUSED, HANGING, WAITING = "200", "closed", "refused", "hanging", "waiting"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Outcome:
     """What a client saw.
 
     Attributes:
-        what: an HTTP status, "closed" (the connection, without an answer), "refused" (to connect) or "hanging".
+        what: an HTTP status, "closed" (the connection, without an answer), "refused" (to connect), "hanging" (for so long
+            that the client gave up) or "waiting" (when the test ended).
         sent: when, monotonic seconds.
         ended: when the client knew.
         content: of a good answer.
@@ -91,6 +92,7 @@ class Load:
     Attributes:
         outcomes: of the clients.
         probes: of the probe.
+        going: take it back, and nothing new is asked.
     """
 
     door: Door
@@ -100,21 +102,24 @@ class Load:
     going: bool = True
 
     async def run(self) -> None:
-        """Until `going` is taken back and all that was sent has come to something."""
-        await asyncio.gather(*(self._ask_again(seed) for seed in self.seeds), self._probe())
+        """Until nothing new is asked and all has come to something; cancelled, what is left is noted as waiting."""
+        async with asyncio.TaskGroup() as group:
+            for seed in self.seeds:
+                group.create_task(self._ask_again(seed))
+            while self.going:
+                group.create_task(self._ask(self.seeds[0], self.probes))
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ask_again(self, seed: int) -> None:
         while self.going:
-            self.outcomes.append(await ask(self.door, seed))
+            await self._ask(seed, self.outcomes)
             if self.outcomes[-1].what != OK:
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _probe(self) -> None:
-        sent = set[asyncio.Task[None]]()
-        while self.going:
-            sent.add(asyncio.create_task(self._ask_once()))
-            await asyncio.sleep(PAUSE_SECONDS)
-        await asyncio.gather(*sent)
-
-    async def _ask_once(self) -> None:
-        self.probes.append(await ask(self.door, self.seeds[0]))
+    async def _ask(self, seed: int, into: list[Outcome]) -> None:
+        sent = time.monotonic()
+        try:
+            into.append(await ask(self.door, seed))
+        except asyncio.CancelledError:
+            into.append(Outcome(WAITING, sent, time.monotonic()))
+            raise

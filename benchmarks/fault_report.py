@@ -3,10 +3,22 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.fault_client import CLOSED, HANG_SECONDS, HANGING, OK, REFUSED
+from benchmarks.fault_client import CLOSED, HANG_SECONDS, HANGING, OK, REFUSED, WAITING
 
-TITLES = {"genserve": "genserve", "fastapi": "plain FastAPI", "litserve": "LitServe", "mosec": "mosec", "bentoml": "BentoML"}
-SAID = {OK: "answered", CLOSED: "cut off", REFUSED: "refused a connection", HANGING: f"still hanging after {HANG_SECONDS:.0f} s"}
+TITLES = {
+    "genserve": "genserve",
+    "fastapi": "plain FastAPI",
+    "litserve": "LitServe",
+    "mosec": "mosec",
+    "bentoml": "BentoML",
+}
+SAID = {
+    OK: "answered",
+    CLOSED: "cut off",
+    REFUSED: "refused a connection",
+    HANGING: f"still hanging after {HANG_SECONDS:.0f} s",
+    WAITING: "unanswered at the end",
+}
 NONE = "-"
 
 Found = Mapping[str, Any]
@@ -55,7 +67,8 @@ def again(found: Found) -> str:
 
 def in_flight(found: Found) -> str:
     """What those saw who were waiting, and for how long."""
-    return f"{said(found['in_flight'])}; within {found['longest_seconds']:.1f} s"
+    within = "" if HANGING in found["in_flight"] else f"; within {found['longest_seconds']:.1f} s"
+    return f"{said(found['in_flight'])}{within}"
 
 
 def meanwhile(found: Found) -> str:
@@ -65,7 +78,7 @@ def meanwhile(found: Found) -> str:
 
 def said(counts: Mapping[str, int]) -> str:
     """Outcomes in words."""
-    return ", ".join(f"{count} {SAID.get(what, what)}" for what, count in counts.items()) or "nobody"
+    return ", ".join(f"{count} {SAID.get(what, f'got {what}')}" for what, count in counts.items()) or "nobody"
 
 
 def clients(found: Found) -> str:

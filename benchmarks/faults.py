@@ -8,7 +8,8 @@ killed      kill -9 of the process that computes, under load: what clients see, 
 hung        kill -STOP of that process, likewise; genserve with GENSERVE_WATCHDOG=2, peers with a time limit of 2 s
 terminated  SIGTERM with 8 requests in flight: how many are answered, the exit status, what is left running
 
-Prints a table, writes results/faults.json. Everything is bounded: a client gives up after 15 s.
+Peers run as they are shipped, but for what helps: LitServe restarts its workers. Prints a table, writes results/faults.json.
+Everything is bounded: a client gives up after 15 s.
 """
 
 import argparse
@@ -123,7 +124,10 @@ async def outage(here: Site, fault: signal.Signals) -> Found:
         ended = here.process.poll() is not None
         await asyncio.sleep(0.02)
     load.going = False
-    await running
+    await asyncio.wait({running}, timeout=max(0.0, struck + fault_client.HANG_SECONDS + 0.5 - time.monotonic()))
+    running.cancel()  # harmless once it is done
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
     return summary(load, struck) | {"exit_status": here.process.poll()}
 
 

@@ -35,6 +35,7 @@ WEIGHTS_FILE = "model.safetensors"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 TOKENIZER_FILE = "tokenizer.json"
 MAX_CONFIG_BYTES = 1 << 20
+FEW_PARAMETERS = 1 << 20  # are built whatever the file holds, to say what does not fit
 MAX_CARD_DEPTH = 32
 MAX_SAID = 500  # characters of a file's own words in a message
 MAX_HEADER_BYTES = 16 << 20  # a header names tensors; 16 MiB is room for 100,000 of them
@@ -259,7 +260,7 @@ def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
         raise CheckpointError(f"{path}: not readable as safetensors: {_short(str(error))}") from error
     _check_finite(path, tensors)
     try:
-        with _at_most(2 * config.size):  # an element of a tensor takes a byte at least; some are shared
+        with _at_most(max(2 * config.size, FEW_PARAMETERS)):  # an element takes a byte at least; some are shared
             model = build(config.architecture, config.config, networks)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error

@@ -137,6 +137,11 @@ class Engine:
             return False
         return True
 
+    def abandon(self) -> None:
+        """Fail at once what is in flight: there is no time to compute it."""
+        self.draining = True
+        self._fail_all(Draining("the service was told to stop at once"))
+
     async def stop(self) -> None:
         """End the workers; what is still in flight fails."""
         self.draining = True

@@ -157,16 +157,16 @@ class Keeper:
     async def _recover(self, worker: Worker, why: str) -> None:
         """Make sure that it is gone, tell of it, and start another after a pause."""
         status, running = await worker.end(grace=0.0 if why else EXIT_SECONDS)
-        reason = f"the worker of {self.config.device} (pid {worker.pid}) {why or _ended(status)}"
-        if self._refusal is not None:
-            reason = self._refusal
+        if self._refusal is not None and not self._served_before:
+            self._give_up(self._refusal)
+            return
+        ended = f"the worker of {self.config.device} (pid {worker.pid}) {why or _ended(status)}"
+        reason = self._refusal or ended
         stable = self._ready_since is not None and time.monotonic() - self._ready_since > STABLE_SECONDS
         self._crashes = 1 if stable else self._crashes + 1
         self._on_crash(self, running, reason)
-        refused = self._refusal is not None and not self._served_before
-        if refused or self._crashes > self._patience.restarts:
-            self.gave_up = True
-            self._on_given_up(self, reason if refused else f"{reason}; {self._crashes} crashes in a row")
+        if self._crashes > self._patience.restarts:
+            self._give_up(f"{reason}; {self._crashes} crashes in a row")
             return
         pause = 0.0 if self._crashes <= 1 else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._crashes - 2))
         log.warning("%s; starting another in %.1f s", reason, pause)
@@ -176,6 +176,10 @@ class Keeper:
         except OSError as error:  # no process, no descriptors, no memory
             assert self._worker is not None
             self._recover_from(self._worker, f"could not be started: {error}")
+
+    def _give_up(self, reason: str) -> None:
+        self.gave_up = True
+        self._on_given_up(self, reason)
 
 
 def _ended(status: int | None) -> str:

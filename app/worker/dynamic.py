@@ -120,7 +120,7 @@ class DynamicBatcher:
 
     def _compute(self, slices: list[Slice], mark: Mark) -> BatchResult:
         batch = _Batch(self._runner, slices)
-        mark(piece.number for piece in slices)
+        mark([piece.number for piece in slices])
         start = time.perf_counter()
         batch.compute(0, batch.rows)
         return batch.result(time.perf_counter() - start)
@@ -149,14 +149,13 @@ class _Batch:
     def __init__(self, runner: Runner, slices: list[Slice]) -> None:
         self._runner = runner
         self._slices = slices
-        self._latents = np.concatenate([s.job.latents[s.start : s.start + s.count] for s in slices])
-        self._labels = np.concatenate([s.job.labels[s.start : s.start + s.count] for s in slices])
+        self._latents = np.concatenate([s.job.latents[s.start : s.start + s.rows] for s in slices])
+        self._labels = np.concatenate([s.job.labels[s.start : s.start + s.rows] for s in slices])
         self.rows = len(self._labels)
         self._pictures: Pictures | None = None
         self._errors: dict[int, str] = {}  # by row
-        self._fit: set[int] = set()  # sizes that were computed
-        self._too_large: set[int] = set()  # and that did not fit into memory
-        self._hopeless = False
+        self._computed: list[int] = []  # how many rows at once
+        self._too_many: list[int] = []  # likewise, where memory ran out
 
     def compute(self, start: int, end: int) -> None:
         """Compute these rows; when they fail, find out which of them do so alone."""
@@ -167,16 +166,15 @@ class _Batch:
             said = repr(error)
         else:
             self._keep(start, end, pictures)
-            if finite.all():
+            if all(finite.tolist()):
                 return
             bad, why, memory = (start + np.flatnonzero(~finite)).tolist(), NOT_FINITE, False
             said = NOT_FINITE
         # Outside of `except`, for the exception holds the tensors of the batch that failed.
         if memory:
-            self._too_large.add(self._runner.bucket_for(end - start))
+            self._too_many.append(end - start)
         if end - start == 1 or (not memory and self._of_one_job(bad)):
             log.warning("%d rows of one job failed alone: %s", len(bad), said)
-            self._hopeless |= memory
             self._errors.update(dict.fromkeys(bad, why))
             return
         middle = (start + end) // 2
@@ -187,12 +185,12 @@ class _Batch:
         """What has come of the rows; a job's slice fails with any row of its own."""
         parts, good, row = [], [], 0
         for piece in self._slices:
-            rows = range(row, row + piece.count)
+            rows = range(row, row + piece.rows)
             error = next((self._errors[r] for r in rows if r in self._errors), None) if self._errors else None
-            parts.append(Part(piece.number, piece.start, piece.count, error))
+            parts.append(Part(piece.number, piece.start, piece.rows, error))
             if error is None:
-                good.append(slice(row, row + piece.count))
-            row += piece.count
+                good.append(slice(row, row + piece.rows))
+            row += piece.rows
         padding = self._runner.bucket_for(self.rows) - self.rows
         waited = [piece.waited for piece in self._slices]
         return BatchResult(parts, waited, self._good(good), self.rows, padding, seconds, self._limit())
@@ -200,14 +198,16 @@ class _Batch:
     def _limit(self) -> int | None:
         """The largest size that did fit, below all that did not.
 
-        None when a row did not fit alone: that one is to blame, or nothing fits, and the size is not at fault.
+        There is none below the smallest: of a row that does not fit alone, the size is not at fault.
         """
-        if not self._too_large or self._hopeless:
+        if not self._too_many:
             return None
-        return max((size for size in self._fit if size < min(self._too_large)), default=None)
+        too_large = self._runner.bucket_for(min(self._too_many))
+        fit = {self._runner.bucket_for(rows) for rows in self._computed}
+        return max((size for size in fit if size < too_large), default=None)
 
     def _keep(self, start: int, end: int, pictures: Pictures) -> None:
-        self._fit.add(self._runner.bucket_for(end - start))
+        self._computed.append(end - start)
         if end - start == self.rows:
             self._pictures = pictures
             return
@@ -217,7 +217,7 @@ class _Batch:
 
     def _of_one_job(self, rows: Sequence[int]) -> bool:
         """Whether these rows, in order, belong to one job: it fails as a whole, so that nothing is left to find out."""
-        ends = accumulate(piece.count for piece in self._slices)
+        ends = accumulate(piece.rows for piece in self._slices)
         return rows[-1] < next(end for end in ends if rows[0] < end)
 
     def _good(self, good: list[slice]) -> Pictures:

@@ -20,7 +20,7 @@ class Slice(NamedTuple):
     number: int
     job: LatentJob
     start: int
-    count: int
+    rows: int
     waited: float
 
 

@@ -10,7 +10,7 @@ from benchmarks.peers import faults  # makes the network known
 from benchmarks.peers.bentoml_service import BATCHING, NETWORK, QUIET, Network, config
 from benchmarks.peers.contract import MEDIA_TYPE, ROUTE, Body
 
-TRAFFIC = {"timeout": faults.timeout()}
+TRAFFIC = {"timeout": faults.timeout(60.0)}
 
 
 @bentoml.service(name="fault_behind", traffic=TRAFFIC, **NETWORK)

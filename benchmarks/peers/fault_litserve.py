@@ -13,7 +13,7 @@ if __name__ == "__main__":
         accelerator="cpu",
         devices=1,
         workers_per_device=config.workers,
-        timeout=faults.timeout(),
+        timeout=faults.timeout(30.0),
         restart_workers=True,
     )
     server.run(

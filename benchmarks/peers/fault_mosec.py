@@ -10,7 +10,7 @@ from benchmarks.peers.mosec_server import Pictures, config
 
 if __name__ == "__main__":
     sys.argv[1:] = ["--address", "127.0.0.1", "--port", str(config.port), "--wait", str(config.window)]
-    sys.argv += ["--log-level", "warning", "--timeout", str(round(faults.timeout() * 1000))]
+    sys.argv += ["--log-level", "warning", "--timeout", str(round(faults.timeout(3.0) * 1000))]
     server = Server()
     server.append_worker(Pictures, num=config.workers, max_batch_size=config.max_batch, route=ROUTE)
     server.run()

@@ -20,7 +20,7 @@ SHAPE = (4,)
 SIDE = 8
 POISON, SLOW = 13, 14  # seeds: a batch that holds the first raises, one that holds the second takes its time
 SECONDS, SLOW_SECONDS = 0.005, 1.0  # of a batch
-LOG, TIMEOUT = "FAULT_LOG", "FAULT_TIMEOUT"  # environment: the file for notes; seconds for peers that have a time limit
+LOG, TIMEOUT = "FAULT_LOG", "FAULT_TIMEOUT"  # environment: the file for notes; seconds that a peer gives a request
 
 
 def mark(seed: int) -> float:
@@ -28,9 +28,9 @@ def mark(seed: int) -> float:
     return float(latents.from_seed(seed, SHAPE, 0)[0][0])
 
 
-def timeout() -> float:
-    """Seconds that a peer gives a request, where it can be told."""
-    return float(os.environ[TIMEOUT])
+def timeout(default: float) -> float:
+    """Seconds that a peer gives a request: its own default, unless a fault asks for less."""
+    return float(os.environ.get(TIMEOUT, default))
 
 
 class Faulty(nn.Module):

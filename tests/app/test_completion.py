@@ -26,7 +26,7 @@ class PlayedEngine:
     def leave(self):
         self.left += 1
 
-    def stream(self, jobs):
+    def stream(self, jobs, terms):
         self.jobs = jobs
         self.made = TokenStream(len(jobs), self.given_up.append, self.leave)
         return self.made

@@ -18,6 +18,7 @@ import pytest
 from app import service
 from app.codecs import MAX_WEBP_SIDE
 from app.engine.jobs import LatentJob, ModelInfo
+from app.errors import InvalidField
 from app.schemas import ImageRequest, OpenAICompletionRequest, OpenAIImageRequest, TextRequest
 from app.service import Generated, Plan
 from app.worker import registry
@@ -351,7 +352,9 @@ async def call(app, scope):
     ],
     ids=lambda headers: repr(headers)[:50],
 )
-@pytest.mark.parametrize("query", [b"", b"\xff\xfe", b"a=" + b"%" * 1000, b"[" * 1000], ids=lambda query: repr(query)[:20])
+@pytest.mark.parametrize(
+    "query", [b"", b"\xff\xfe", b"a=" + b"%" * 1000, b"[" * 1000], ids=lambda query: repr(query)[:20]
+)
 async def test_strange_heads_are_answered(client, headers, query):
     """A good request, a bad one, and one that leads nowhere: an answer of ours, not the framework's last word."""
     head = [(b"content-type", b"application/json"), *headers]
@@ -415,12 +418,24 @@ async def test_latents_are_refused_by_size_before_they_are_made_numbers(client):
         tracemalloc.start()
         try:
             body = json.dumps({"latents": given}, separators=(",", ":"))
+            assert len(body) < MEBIBYTE
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
-            assert await refused(client, IMAGES, body[:MEBIBYTE] if len(body) <= MEBIBYTE else body) == "latents"
+            assert await refused(client, IMAGES, body) == "latents"
             assert tracemalloc.get_traced_memory()[1] - before < 80 * MEBIBYTE
         finally:
             tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1), (2, 2), (1, 1, 4), (1,) * 20])
+def test_as_many_latents_as_pictures_are_taken_in_every_shape(shape):
+    """The bound counts numbers, not brackets."""
+    info = ModelInfo(name="m", digest="0" * 64, latent_shape=shape)
+    z = np.random.default_rng(0).standard_normal((64, *shape), np.float32)
+    plan = service.plan_images(ImageRequest(latents=z.tolist()), info)
+    np.testing.assert_array_equal(plan.job.latents, z)
+    with pytest.raises(InvalidField):
+        service.plan_images(ImageRequest(latents=[*z.tolist(), z[0].tolist()]), info)
 
 
 @pytest.mark.parametrize(

@@ -333,6 +333,18 @@ async def test_it_does_not_matter_how_a_head_comes(application, before, piece, o
     protocol.connection_lost(None)
 
 
+@pytest.mark.parametrize("piece", [1, HEADER, 1 << 20])
+@pytest.mark.parametrize("size", [5, 10 * HEADER])
+async def test_a_body_is_no_part_of_the_head(application, size, piece):
+    protocol, transport, _ = connection(application)
+    for number in (1, 2):
+        head = padded(HEADER, "/size", b"Content-Length: %d\r\n" % size, "POST")
+        feed(protocol, head + bytes(size), piece)
+        await eventually(lambda number=number: len(transport.statuses) == number)
+    assert transport.statuses == [200, 200]
+    protocol.connection_lost(None)
+
+
 @pytest.mark.parametrize("piece", [1, 1000, 1 << 20])
 @pytest.mark.parametrize(
     "endless",
@@ -430,6 +442,18 @@ def test_nonsense_in_a_body(application, served):
         client.send(b"nonsense\r\n")
         assert client.problem() == (400, "invalid_http")
         assert application.left.wait(PATIENCE)
+
+
+def test_nonsense_in_a_body_that_waits(application, served):
+    """What is whole and came before is answered, each in its turn."""
+    broken = request("/size", CHUNKED, "POST") + b"5\r\nabcde\r\nnonsense\r\n"
+    with Client(served()) as client:
+        client.send(request("/wait") + request("/number/1") + broken + request("/number/2"))
+        wait_until(application.begun.is_set, "it does not begin")
+        application.release.set()
+        assert json.loads(client.answer()[2]) == {"waited": True}
+        assert json.loads(client.answer()[2]) == {"number": 1}
+        assert client.problem() == (400, "invalid_http")
 
 
 # clients that send slowly
@@ -602,20 +626,23 @@ def test_who_takes_nothing_of_a_whole_answer_is_cut_off(application, served):
     address = served(write_timeout=QUICK)
     for extra in (b"", b"Connection: close\r\n"):
         with Client(address, receive_buffer=4096) as client:
+            ports = [f"{name[1]:04X}" for name in (client.socket.getpeername(), client.socket.getsockname())]
             client.get("/zip", extra)
             client.get("/wait")
-            wait_until(lambda: _state(client) != "ESTABLISHED", "it is never closed")
+            wait_until(lambda ports=ports: _state(*ports) != ESTABLISHED, "it is never closed")
             assert len(client.rest()) < 8 << 20
 
 
-def _state(client):
-    """Of the server's side of the connection, by /proc; CLOSED when there is none."""
-    ports = [f"{name[1]:04X}" for name in (client.socket.getpeername(), client.socket.getsockname())]
+ESTABLISHED = "01"
+
+
+def _state(*ports):
+    """Of the connection from one port to another, as the kernel's table has it; None when there is none."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if [address.split(":")[1] for address in fields[1:3]] == ports:
-            return "ESTABLISHED" if fields[3] == "01" else fields[3]
-    return "CLOSED"
+        if tuple(address.split(":")[1] for address in fields[1:3]) == ports:
+            return fields[3]
+    return None
 
 
 async def test_who_takes_a_little_now_and_then_stays(application):

@@ -11,7 +11,7 @@ import torch
 
 from app import latents
 from benchmarks import fault_client, fault_report, fault_servers, faults, server
-from benchmarks.fault_client import CLOSED, HANGING, OK, REFUSED, Door, Load, Outcome, ask, leave
+from benchmarks.fault_client import CLOSED, HANGING, OK, REFUSED, WAITING, Door, Load, Outcome, ask, leave
 from benchmarks.peers import faults as toy
 
 # Notes each request as the toy network would, sleeps for the slow one, raises the bad one; has a child in a session of its
@@ -82,7 +82,7 @@ def test_a_server_that_hangs(bad_server, monkeypatch):
     with fault_servers.site("bad", 1) as here:
         found = asyncio.run(faults.hung(here))
         assert (found["again_seconds"], found["exit_status"]) == (None, None)
-        assert set(found["meanwhile"]) == {HANGING}
+        assert set(found["meanwhile"]) == {HANGING, WAITING}
         assert found["longest_seconds"] <= 60
     assert gone(here.log), "a stopped process hears SIGKILL alone"
 
@@ -143,7 +143,13 @@ async def test_a_client_that_leaves():
 
 
 def test_a_load_is_summed_up_around_the_fault():
-    outcomes = [Outcome(OK, 0, 1), Outcome(OK, 1, 4.5), Outcome("500", 9, 13), Outcome(CLOSED, 9.5, 10.5), Outcome(OK, 15, 16)]
+    outcomes = [
+        Outcome(OK, 0, 1),
+        Outcome(OK, 1, 4.5),
+        Outcome("500", 9, 13),
+        Outcome(CLOSED, 9.5, 10.5),
+        Outcome(OK, 15, 16),
+    ]
     probes = [Outcome(OK, 9.9, 11), Outcome(REFUSED, 10.1, 10.1), Outcome(OK, 12, 14), Outcome(OK, 11.5, 14.5)]
     assert faults.summary(Load(Door(0, ""), (), outcomes, probes), 10.0) == {
         "again_seconds": 4.0,
@@ -177,10 +183,10 @@ def test_the_table_says_it():
         "1 of 7 (7 in its batch)",
         "0, 0, 1 of 6",
         "2.5 s",
-        "7 answered, 1 500; within 2.0 s",
+        "7 answered, 1 got 500; within 2.0 s",
         "2 still hanging after 15 s",
         "not within 15 s",
-        "7 answered, 1 500; within 2.0 s",
+        "7 answered, 1 got 500; within 2.0 s",
         "2 still hanging after 15 s",
         "8 answered",
         "status 0 after 1.2 s",

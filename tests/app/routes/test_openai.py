@@ -114,7 +114,7 @@ async def test_the_service_s_state_is_told_as_the_client_expects(client, stock, 
         (Draining("bye"), openai.InternalServerError),
     ):
 
-        def refuse(_, error=error):
+        def refuse(*_, error=error):
             raise error
 
         monkeypatch.setattr(client.app.state.engine, "submit", refuse)

@@ -29,7 +29,7 @@ def queue_of(*jobs):
 
 def taken(queue, limit):
     """Rows by job, in the order of their turns."""
-    return {piece.number: (piece.start, piece.count) for piece in queue.take(limit)}
+    return {piece.number: (piece.start, piece.rows) for piece in queue.take(limit)}
 
 
 def test_clients_take_turns():
@@ -63,7 +63,7 @@ def test_what_a_client_had_beyond_its_turn_is_taken_off_the_next():
     had = Counter()
     while queue.rows > 400:
         for piece in queue.take(TURN_ROWS):
-            had[piece.number < 100] += piece.count
+            had[piece.number < 100] += piece.rows
         assert abs(had[True] - had[False]) <= 2 * TURN_ROWS
 
 
@@ -77,7 +77,7 @@ def test_a_job_that_a_batch_has_cut_goes_on_in_the_next():
 
 def test_a_lone_row_says_how_long_it_has_waited():
     (piece,) = queue_of((1, 1, "a")).take(4)
-    assert (piece.number, piece.start, piece.count) == (1, 0, 1)
+    assert (piece.number, piece.start, piece.rows) == (1, 0, 1)
     assert 0 <= piece.waited < 60
 
 
@@ -148,8 +148,8 @@ def test_clients_that_always_wait_get_the_same(sizes, limits):
             while waiting[client] <= 64 * len(limits):
                 waiting[client] += refill(client)
         for piece in queue.take(limit):
-            had[owner[piece.number]] += piece.count
-            waiting[owner[piece.number]] -= piece.count
+            had[owner[piece.number]] += piece.rows
+            waiting[owner[piece.number]] -= piece.rows
         assert max(had) - min(had) < 2 * TURN_ROWS
     assert sum(had) == sum(limits)
 
@@ -179,12 +179,12 @@ class Random(RuleBasedStateMachine):
     @precondition(lambda self: self.queue.rows)
     def take(self, limit):
         pieces = self.queue.take(limit)
-        assert sum(piece.count for piece in pieces) == min(limit, sum(end - start for start, end in self.owed.values()))
+        assert sum(piece.rows for piece in pieces) == min(limit, sum(end - start for start, end in self.owed.values()))
         assert len({piece.number for piece in pieces}) == len(pieces), "one slice a job"
         for piece in pieces:
             owed = self.owed[piece.number]
             assert piece.start == owed[0], "in order, once each"
-            owed[0] += piece.count
+            owed[0] += piece.rows
         self.owed = {number: owed for number, owed in self.owed.items() if owed[0] < owed[1]}
         self.expired = {number: rows for number, rows in self.expired.items() if number in self.queue._names}
 

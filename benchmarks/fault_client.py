@@ -21,8 +21,8 @@ class Outcome:
     """What a client saw.
 
     Attributes:
-        what: an HTTP status, "closed" (the connection, without an answer), "refused" (to connect), "hanging" (for so long
-            that the client gave up) or "waiting" (when the test ended).
+        what: an HTTP status, "closed" (the connection, without an answer), "refused" (to connect), "hanging" (for so
+            long that the client gave up) or "waiting" (when the test ended).
         sent: when, monotonic seconds.
         ended: when the client knew.
         content: of a good answer.

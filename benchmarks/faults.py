@@ -8,8 +8,8 @@ killed      kill -9 of the process that computes, under load: what clients see, 
 hung        kill -STOP of that process, likewise; genserve with GENSERVE_WATCHDOG=2, peers with a time limit of 2 s
 terminated  SIGTERM with 8 requests in flight: how many are answered, the exit status, what is left running
 
-Peers run as they are shipped, but for what helps: LitServe restarts its workers. Prints a table, writes results/faults.json.
-Everything is bounded: a client gives up after 15 s.
+Peers run as they are shipped, but for what helps: LitServe restarts its workers. Prints a table, writes
+results/faults.json. Everything is bounded: a client gives up after 15 s.
 """
 
 import argparse
@@ -47,24 +47,33 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+async def until(state: Callable[[], object], seconds: float) -> bool:
+    """Wait for a state that nothing announces; False when it has not come in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (there := state()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return bool(there)
+
+
 async def warm(here: Site) -> None:
     """As many requests as a server may need to find its pace."""
     load = Load(here.door, range(FIRST_SEED, FIRST_SEED + CLIENTS))
     running = asyncio.create_task(load.run())
-    async with asyncio.timeout(2 * fault_client.HANG_SECONDS):
-        while len(load.outcomes) < CLIENTS * WARM_REQUESTS:
-            await asyncio.sleep(0.05)
-        load.going = False
-        await running
+    await until(lambda: len(load.outcomes) >= CLIENTS * WARM_REQUESTS, 2 * fault_client.HANG_SECONDS)
+    load.going = False
+    await running
+    if len(load.outcomes) < CLIENTS * WARM_REQUESTS:
+        raise ServerError(f"it answered {len(load.outcomes)} requests only")
 
 
 async def hold(here: Site) -> asyncio.Task[Outcome]:
     """A slow request that is being computed: what is sent now waits."""
     before = len(here.batches())
     slow = asyncio.create_task(ask(here.door, SLOW))
-    async with asyncio.timeout(fault_client.HANG_SECONDS):
-        while not any(mark(SLOW) in marks for _, marks in here.batches()[before:]):
-            await asyncio.sleep(0.01)
+    if not await until(
+        lambda: any(mark(SLOW) in marks for _, marks in here.batches()[before:]), fault_client.HANG_SECONDS
+    ):
+        raise ServerError("it does not begin to compute")
     return slow
 
 
@@ -117,12 +126,9 @@ async def outage(here: Site, fault: signal.Signals) -> Found:
     await asyncio.sleep(LOAD_SECONDS)
     worker, struck = here.worker(), time.monotonic()
     os.kill(worker, fault)
-    ended = False
-    while not ended and again(load.probes, struck) is None:
-        if time.monotonic() > struck + fault_client.HANG_SECONDS:
-            break
-        ended = here.process.poll() is not None
-        await asyncio.sleep(0.02)
+    await until(
+        lambda: again(load.probes, struck) is not None or here.process.poll() is not None, fault_client.HANG_SECONDS
+    )
     load.going = False
     await asyncio.wait({running}, timeout=max(0.0, struck + fault_client.HANG_SECONDS + 0.5 - time.monotonic()))
     running.cancel()  # harmless once it is done
@@ -165,8 +171,7 @@ async def terminated(here: Site) -> Found:
     await asyncio.sleep(SLOW_SECONDS / 4)
     told = time.monotonic()
     here.process.send_signal(signal.SIGTERM)
-    while here.process.poll() is None and time.monotonic() < told + fault_client.HANG_SECONDS:
-        await asyncio.sleep(0.02)
+    await until(lambda: here.process.poll() is not None, fault_client.HANG_SECONDS)
     took, status = time.monotonic() - told, here.process.poll()
     await asyncio.sleep(CALM_SECONDS)
     left = [pid for pid in here.family() if pid != here.process.pid or status is None]

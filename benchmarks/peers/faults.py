@@ -1,7 +1,7 @@
 """The network of the fault tests, the same at every server: quick, save for two seeds, and it notes what it computes.
 
-A served process knows it by `GENSERVE_MODELS_MODULE=benchmarks.peers.faults`; the peers' programs import this module and
-then load the same weights folder. It recognises a seed by the first number of its latent.
+A served process knows it by `GENSERVE_MODELS_MODULE=benchmarks.peers.faults`; the peers' programs import this module
+and then load the same weights folder. It recognises a seed by the first number of its latent.
 """
 
 import os

@@ -14,8 +14,8 @@ from benchmarks import fault_client, fault_report, fault_servers, faults, server
 from benchmarks.fault_client import CLOSED, HANGING, OK, REFUSED, WAITING, Door, Load, Outcome, ask, leave
 from benchmarks.peers import faults as toy
 
-# Notes each request as the toy network would, sleeps for the slow one, raises the bad one; has a child in a session of its
-# own that no polite signal ends. SIGTERM ends it at once.
+# Notes each request as the toy network would, sleeps for the slow one, fails the bad one; has a child in a session of
+# its own that no polite signal ends. SIGTERM ends it at once.
 PROGRAM = """
 import http.server, json, os, subprocess, sys, time
 CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"

@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nothing here asks who the client is
+            proxy_headers=False,  # an address that anybody may claim is none
         )
         super().__init__(config)
         self._app = app

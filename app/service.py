@@ -5,20 +5,21 @@ The only place that will join two models. Knows the engine and the codecs; knows
 
 import asyncio
 import base64
+import functools
 import hashlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import codecs, latents
 from app.codecs import ImageFormat, Provenance
+from app.encoders import Encoders
 from app.engine.engine import Engine
 from app.engine.jobs import LatentJob, ModelInfo, Pictures
 from app.engine.terms import Terms
@@ -28,11 +29,17 @@ from app.telemetry import Telemetry
 
 # Up to so many pixels, about 0.1 ms, handing the encoding to a thread costs more than it saves.
 INLINE_PIXELS: Mapping[ImageFormat, int] = {"png": 1 << 16, "webp": 1 << 10}
-ENCODERS = 2
 
 T = TypeVar("T")
 Packing = Literal["image", "zip", "json"]
-Watch = Callable[[asyncio.Future[Pictures]], Awaitable[Pictures]]
+
+
+class Watch(Protocol):
+    """Awaits futures on behalf of one client, and cancels them when it leaves."""
+
+    async def __call__(self, future: asyncio.Future[T]) -> T:
+        """The future's result."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,28 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Pictures with their story, [n, H, W, C] before enlargement."""
+    """Pictures with their story, before enlargement, on their way to a client.
+
+    Attributes:
+        plan: what was asked for.
+        pictures: [n, H, W, C].
+        image_format: to be encoded in.
+        reserved: seconds of the encoders; 0 for what is encoded at once.
+        deadline: by the loop's clock.
+        watch: awaits on behalf of the client.
+    """
 
     plan: Plan
     pictures: Pictures
+    image_format: ImageFormat
+    reserved: float
+    deadline: float
+    watch: Watch
+
+    @property
+    def pixels(self) -> int:
+        """Of all files."""
+        return self.pictures[..., 0].size * self.plan.scale**2
 
 
 class Service:
@@ -75,11 +100,11 @@ class Service:
         self.engine = engine
         self._telemetry = telemetry
         self._max_pixels = max_pixels
-        self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
+        self._encoders = Encoders(telemetry)
 
     def close(self) -> None:
         """Let the encoder threads go."""
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._encoders.close()
 
     def picture_model(self, name: str | None) -> ModelInfo:
         """The picture model of that name, or the first one.
@@ -89,54 +114,68 @@ class Service:
         """
         return self.engine.model(name, "latent")
 
-    async def generate(self, request: ImageRequest, watch: Watch, terms: Terms = Terms()) -> Generated:  # noqa: B008
-        """Make the pictures of a request; `watch` awaits the engine's future and cancels it when the client leaves.
+    async def generate(self, request: ImageRequest, image_format: ImageFormat, watch: Watch, terms: Terms) -> Generated:
+        """Make the pictures of a request, to be encoded afterwards; `watch` gives them up when the client leaves.
 
         Raises:
             GenserveError: the request does not fit the model, or the engine refuses or fails it.
         """
+        deadline = asyncio.get_running_loop().time() + terms.seconds
         plan = plan_images(request, self.picture_model(request.model))
         height, width, _ = plan.info.image_shape
         pixels = plan.job.rows * height * width * plan.scale**2
         if pixels > self._max_pixels:
             field = "scale" if plan.scale > 1 else "n"
             raise InvalidField(f"{field}: {pixels} pixels in all; the limit is {self._max_pixels}", field=field)
-        return Generated(plan, await watch(self.engine.submit(plan.job, terms)))
+        inline = pixels <= INLINE_PIXELS[image_format]
+        reserved = 0.0 if inline else self._encoders.reserve(pixels, image_format, terms)
+        try:
+            pictures = await watch(self.engine.submit(plan.job, terms))
+        except BaseException:
+            self._encoders.release(reserved)
+            raise
+        return Generated(plan, pictures, image_format, reserved, deadline, watch)
 
-    async def encode(self, generated: Generated, image_format: ImageFormat, packing: Packing) -> bytes:
-        """Pictures to the body of an answer: one picture or sheet, a ZIP archive, or JSON.
+    async def encode(self, generated: Generated, packing: Packing) -> bytes:
+        """Pictures to the body of an answer: one picture or sheet, a ZIP archive, or JSON. Call it once.
 
         Raises:
             InvalidField: the sheet is too large for the format.
+            DeadlineExceeded: it was not done in time.
         """
         start = time.perf_counter()
         plan = generated.plan
         if packing == "image":
             rows, columns = codecs.grid_shape(len(generated.pictures))
-            _check_sides(plan, image_format, rows, columns)
         else:
-            _check_sides(plan, image_format, 1, 1)
+            rows, columns = 1, 1
         call = {"image": _as_sheet, "zip": _as_archive, "json": _as_json}[packing]
-        body = await self._run(call, generated, image_format)
+        body = await self._run(call, generated, rows, columns)
         self._telemetry.pictures(plan.info.name).encode.observe(time.perf_counter() - start)
         return body
 
-    async def encode_each(self, generated: Generated, image_format: ImageFormat) -> list[bytes]:
-        """Each picture as a file of its own.
+    async def encode_each(self, generated: Generated) -> list[bytes]:
+        """Each picture as a file of its own. Call it once.
 
         Raises:
             InvalidField: a picture is too large for the format.
+            DeadlineExceeded: it was not done in time.
         """
-        _check_sides(generated.plan, image_format, 1, 1)
-        return await self._run(_files, generated, image_format)
+        return await self._run(_files, generated, 1, 1)
 
     async def _run(
-        self, call: Callable[[Generated, ImageFormat], T], generated: Generated, image_format: ImageFormat
+        self, call: Callable[[Generated, ImageFormat], T], generated: Generated, rows: int, columns: int
     ) -> T:
-        count, height, width, _ = generated.pictures.shape
-        if count * height * width * generated.plan.scale**2 <= INLINE_PIXELS[image_format]:
-            return call(generated, image_format)
-        return await asyncio.get_running_loop().run_in_executor(self._encoders, call, generated, image_format)
+        """Encode at once what is small, the rest in a thread; files of rows x columns pictures."""
+        image_format = generated.image_format
+        try:
+            _check_sides(generated.plan, image_format, rows, columns)
+            if not generated.reserved:
+                return call(generated, image_format)
+            encode = functools.partial(call, generated, image_format)
+            return await self._encoders.run(encode, generated.pixels, image_format, generated.watch, generated.deadline)
+        finally:
+            self._encoders.release(generated.reserved)
 
 
 def _check_sides(plan: Plan, image_format: ImageFormat, rows: int, columns: int) -> None:

@@ -1,7 +1,7 @@
 """The servers under fault: how each is started, which process computes, which processes are its own, and their end.
 
 A server's processes are known by a variable of their environment, which all descendants inherit whatever becomes of
-their parents: the path of the file in which the network notes what it computed. They are ended by number, never by name.
+their parents: the path of the file where the network notes what it computed. They are ended by number, never by name.
 """
 
 import contextlib

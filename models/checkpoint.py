@@ -37,6 +37,7 @@ TOKENIZER_FILE = "tokenizer.json"
 MAX_CONFIG_BYTES = 1 << 20
 FEW_PARAMETERS = 1 << 20  # are built whatever the file holds, to say what does not fit
 MAX_CARD_DEPTH = 32
+MAX_DIMENSIONS = 64  # torch's
 MAX_SAID = 500  # characters of a file's own words in a message
 MAX_HEADER_BYTES = 16 << 20  # a header names tensors; 16 MiB is room for 100,000 of them
 
@@ -299,6 +300,8 @@ def _verify_file(path: Path, size: int, sha256: str) -> None:
                 len(prefix) < 8 or _header_size(prefix) > min(size - 8, MAX_HEADER_BYTES)
             ):
                 raise CheckpointError(f"{path}: the safetensors header does not fit in the file or is over its limit")
+            if path.name == WEIGHTS_FILE:
+                _check_header(path, file.read(_header_size(prefix)))
             file.seek(0)
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
@@ -308,6 +311,24 @@ def _verify_file(path: Path, size: int, sha256: str) -> None:
     if found != sha256:
         wrong = f"sha256 {found[:16]}... where {CONFIG_FILE} says {sha256[:16]}...: tampered with"
         raise CheckpointError(f"{path}: {wrong}")
+
+
+def _check_header(path: Path, header: bytes) -> None:
+    """What the library lets pass: a tensor that is named twice, and more dimensions than torch knows."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name comes twice in its header")
+        return found
+
+    try:
+        tensors = json.loads(header, object_pairs_hook=once)
+        shapes = [entry["shape"] for name, entry in tensors.items() if name != "__metadata__"]
+        if any(len(shape) > MAX_DIMENSIONS for shape in shapes):
+            raise ValueError(f"a tensor has more than {MAX_DIMENSIONS} dimensions")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as safetensors: {_short(str(error))}") from error
 
 
 def _header_size(prefix: bytes) -> int:

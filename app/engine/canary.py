@@ -11,6 +11,7 @@ from app.engine.terms import Terms
 from app.errors import GenserveError, Overloaded
 
 IDLE_SECONDS = 30.0  # without anything computed, after which the next probe wants to see something
+LOOK_SECONDS = 0.1
 TERMS = Terms(client="canary", seconds=5.0, origin=lambda: b"canary")
 
 
@@ -28,7 +29,10 @@ class Canary:
             return None
         if self._running is None or self._running.done():
             self._running = asyncio.ensure_future(self._probe())
-        return await asyncio.shield(self._running)
+        running = self._running
+        while self._engine.ready and not (await asyncio.wait({running}, timeout=LOOK_SECONDS))[0]:
+            pass  # a worker that ends meanwhile is no reason to wait for the next one
+        return running.result() if running.done() else None
 
     async def _probe(self) -> str | None:
         info = next((info for info in self._engine.models.values() if info.error is None), None)

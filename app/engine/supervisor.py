@@ -54,6 +54,7 @@ class WorkerProcess:
     def __init__(self, sock: socket.socket, marks: Marks) -> None:
         # -P: a folder named app or models where the operator happens to be must not stand in for ours
         command = [sys.executable, "-P", "-m", "app.worker", "--fd", str(sock.fileno()), "--marks", str(marks.fd)]
+        command += ["--parent", str(os.getpid())]
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
             command, pass_fds=[sock.fileno(), marks.fd], stdin=subprocess.DEVNULL, env=WORKER_ENVIRONMENT | os.environ
         )

@@ -34,8 +34,9 @@ async def _health(engine: Engine, canary: Canary) -> Health:
         return Health(status="failed", detail=engine.failure, models=models)
     if engine.draining:
         return Health(status="draining", models=models)
-    if not engine.ready:
+    trouble = await canary.trouble() if engine.ready else None
+    if not engine.ready:  # asked again: a worker may have ended meanwhile
         return Health(status="restarting" if engine.restarting else "loading", models=models)
-    if (trouble := await canary.trouble()) is not None:
+    if trouble is not None:
         return Health(status="unresponsive", detail=trouble, models=models)
     return Health(status="ready", models=models)

@@ -48,8 +48,8 @@ async def generate(request: Request) -> Response:
     image_format: ImageFormat = body.format or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
     packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
     request.scope["model"] = service.picture_model(body.model).name
-    generated = await service.generate(body, Watch(request), terms_of(request, body))
-    content = await service.encode(generated, image_format, packing)
+    generated = await service.generate(body, image_format, Watch(request), terms_of(request, body))
+    content = await service.encode(generated, packing)
     return Response(
         content, headers=reproduction_headers(request, generated.plan.info, generated.plan.seed), media_type=media_type
     )

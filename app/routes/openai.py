@@ -37,14 +37,14 @@ async def generations(request: Request) -> JSONResponse:
     info = service.picture_model(body.model)
     request.scope["model"] = info.name
     scale = _scale(body.size, info)
+    image_format: ImageFormat = body.output_format or "png"
     native = ImageRequest(model=info.name, n=body.n, seed=body.seed, label=_label(body.prompt, info), scale=scale)
     try:
-        generated = await service.generate(native, Watch(request), terms_of(request, native))
+        generated = await service.generate(native, image_format, Watch(request), terms_of(request, native))
     except InvalidField as error:  # this route knows scale as size
         field = "size" if error.field == "scale" else error.field
         raise InvalidField(error.detail.replace("scale:", "size:", 1), field=field) from None
-    image_format: ImageFormat = body.output_format or "png"
-    files = await service.encode_each(generated, image_format)
+    files = await service.encode_each(generated)
     answer = OpenAIImageAnswer(
         created=int(time.time()),
         data=[OpenAIImageItem(b64_json=base64.b64encode(content).decode()) for content in files],

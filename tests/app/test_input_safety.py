@@ -322,7 +322,7 @@ async def test_a_name_in_a_path_too(client, files, name):
 
 
 async def call(app, scope):
-    """Status and body of an answer, past all that an HTTP client would tidy up; what the application raises is raised."""
+    """Status and body of an answer, past all that an HTTP client would tidy up; raises what the application raises."""
     sent, left = [], [{"type": "http.request", "body": scope.get("body", b""), "more_body": False}]
 
     async def receive():
@@ -466,7 +466,7 @@ def generated(side, count, scale):
     nothing = (None,) * count
     plan = Plan(info, job, None, nothing, nothing, ({},) * count, scale)
     rng = np.random.default_rng(0)
-    return Generated(plan, rng.integers(256, size=(count, side, side, 4), dtype=np.uint8))
+    return Generated(plan, rng.integers(256, size=(count, side, side, 4), dtype=np.uint8), "png", 0.0, 0.0, None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.serving import eventually
 
 CROWD = 24
 LARGE = asks.picture(5, 16, "wide")  # four megabytes and more
-MANY_TEXTS = asks.text("a", 400, stream=True, n=16)  # a megabyte of events
+MANY_TEXTS = asks.text("a", 400, stream=True, n=16)
 GOOD = [asks.picture(seed) for seed in range(12)] + [asks.text("m", 12), asks.text("n", 12, stream=True)]
 
 
@@ -60,20 +60,16 @@ async def test_requests_that_trickle_in(server, rate):
         assert not answer or answer.startswith(b"HTTP/1.1 408"), answer[:300]
 
 
-STALLS = {"pictures": (LARGE, 4096), "events": (MANY_TEXTS, 600)}
-
-
-@pytest.mark.parametrize(("ask", "read"), STALLS.values(), ids=STALLS)
-async def test_readers_that_stop_reading(server, ask, read):
+async def test_readers_that_stop_reading(server):
     """Half-open: their connections stay up and nothing is taken from them. The server lets go of them in time."""
-    before = metric(server, "genserve_requests_total")
+    read = 4096
     async with proxied(server.url, down=Fault(after=read, then="stall")) as url:
-        readers = [asyncio.ensure_future(leave(url, ask.raw(), read=read, linger=PATIENCE)) for _ in range(4)]
+        readers = [asyncio.ensure_future(leave(url, LARGE.raw(), read=read, linger=2 * PATIENCE)) for _ in range(4)]
         try:
             await served_beside(server, asyncio.sleep(WRITE_SECONDS))
-            await eventually(lambda: metric(server, "genserve_requests_total") >= before + 4 + len(GOOD))
-            await eventually(lambda: metric(server, "genserve_slots_busy") == 0)
-            await eventually(lambda: open_connections(server) == 0)
+            async with asyncio.timeout(PATIENCE / 2):
+                await eventually(lambda: open_connections(server) == 0)
+            assert not any(reader.done() for reader in readers), "it was the readers who left"
         finally:
             for reader in readers:
                 reader.cancel()

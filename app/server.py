@@ -72,8 +72,8 @@ class Server(uvicorn.Server):
         if self._drain is None or self._loop is None:
             self.stop_gracefully()
         else:
-            self._app.state.engine.abandon()
             self._loop.call_later(LAST_SECONDS, self._stop_at_once)
+            self._app.state.engine.abandon()
 
     def _stop_at_once(self) -> None:
         self.should_exit = self.force_exit = True

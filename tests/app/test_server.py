@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app.server import ANSWER_SECONDS, Server
 from tests import fake_sequences, fakes
 from tests.listening import Client, request
-from tests.serving import PATIENCE, alive, wait_until
+from tests.serving import PATIENCE, alive, eventually, wait_until
 
 # the drain
 
@@ -27,6 +27,9 @@ class Engine:
     async def drain(self, seconds):
         self.drained.append(seconds)
         await self.done.wait()
+
+    def abandon(self):
+        self.done.set()
 
 
 @pytest.fixture
@@ -47,10 +50,23 @@ async def test_the_first_signal_drains_and_the_second_stops(server):
     assert engine.drained == [9.0]
     assert not server.should_exit
     server.handle_exit(15, None)
-    await asyncio.sleep(0)
+    await eventually(lambda: server.force_exit)
     assert server.should_exit
-    assert server.force_exit
     assert engine.drained == [9.0]
+    assert engine.done.is_set(), "what is in flight is told"
+    await server._drain
+
+
+async def test_the_second_signal_stops_whatever_the_engine_says(server):
+    def abandon():
+        raise ArithmeticError
+
+    server._loop, engine = asyncio.get_running_loop(), server._app.state.engine
+    engine.abandon = abandon
+    server._loop.set_exception_handler(lambda *_: None)
+    server.handle_exit(15, None)
+    server.handle_exit(15, None)
+    await eventually(lambda: server.force_exit)
     engine.done.set()
     await server._drain
 
@@ -76,11 +92,9 @@ async def test_a_failure_during_the_drain_is_not_a_second_signal(server):
     server.handle_exit(signal.SIGINT, None)
     await asyncio.sleep(0)
     server.stop_gracefully()
-    assert not server.should_exit
+    assert not server._app.state.engine.done.is_set()
     server.handle_exit(signal.SIGTERM, None)
-    await asyncio.sleep(0)
-    assert server.force_exit
-    server._app.state.engine.done.set()
+    await eventually(lambda: server.force_exit)
     await server._drain
 
 

@@ -33,7 +33,7 @@ async def test_three_times_the_load(server):
     assert refused, told
     for outcome in refused:
         assert int(outcome.headers["retry-after"]) >= outcome.retry_after > 0
-    assert report.goodput > 0.7, told
+    assert report.goodput > 0.6, told
     assert overload.percentile([o.seconds for o in report.of("answered")], 0.99) < overload.DEADLINE * 1.5, told
     assert len(report.of("refused", 504)) < len(report.of("answered")), told
     check_restored(server, before)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from app.engine.jobs import Labels, Latents, Pictures
 from app.engine.link import MAX_BODY
 from app.worker import packing
 from app.worker.device import tell_apart
+from app.worker.flops import FlopCounter
 from app.worker.threads import compute_with
 from models.protocols import LatentModel
 
@@ -114,9 +114,9 @@ class LatentRunner:
 
     def _flops(self, model: nn.Module, latents: Latents, labels: Labels) -> int:
         """Of one picture: a number of the network's own, not of the machine's mood, for it decides about bits."""
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode(), FlopCounter() as counter:
             model.decode(torch.from_numpy(latents).to(self._device), torch.from_numpy(labels).to(self._device))  # type: ignore[operator]
-        return int(counter.get_total_flops())
+        return int(counter.total)
 
     def _prepared(
         self, model: nn.Module, dtype: torch.dtype, latents: Latents, labels: Labels

@@ -1,5 +1,7 @@
 """A second run of a job repeats the first: nothing comes twice, nothing is lost."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def strand():
 
 def cut(tokens, places):
     edges = [0, *sorted(places), len(tokens)]
-    return [tokens[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [tokens[a:b] for a, b in itertools.pairwise(edges)]
 
 
 TOKENS = tuple(range(12))

@@ -28,7 +28,17 @@ async def test_names_and_labels(client):
         assert re.fullmatch(r"genserve_[a-z_]+", name) or name.startswith(("python_", "process_"))
         assert family.documentation.endswith(".")
         for sample in family.samples:
-            assert set(sample.labels) <= {"route", "model", "code", "reason", "le", "architecture", "digest", "kind", "worker"}
+            assert set(sample.labels) <= {
+                "route",
+                "model",
+                "code",
+                "reason",
+                "le",
+                "architecture",
+                "digest",
+                "kind",
+                "worker",
+            }
 
 
 async def test_what_happened_is_counted(client):

@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from app.codecs import ImageFormat
+from app.engine.promises import Promises
 from app.engine.terms import Terms
 from app.errors import DeadlineExceeded, Overloaded
 from app.telemetry import Telemetry
 
 THREADS = 2
 FRESH = 0.7  # of a request's time may be taken by what waits for the encoders
-SMOOTHING = 0.1  # weight of the newest picture in the learned seconds a pixel
+KEPT = 0.9  # for one that was told to come now
+SMOOTHING = 0.3  # weight of the newest picture in the learned seconds a pixel
 FIRST_GUESS: dict[ImageFormat, float] = {"png": 1e-8, "webp": 1e-7}  # seconds a pixel
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ class Encoders:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encode")
         self._pixel_seconds = dict(FIRST_GUESS)
         self._backlog = 0.0
+        self._promises = Promises()
 
     def close(self) -> None:
         """Let the threads go."""
@@ -42,11 +45,14 @@ class Encoders:
             Overloaded: what waits already would take too much of the request's time.
         """
         seconds = pixels * self._pixel_seconds[image_format]
-        wait = self._backlog / THREADS
-        if self._backlog and wait + seconds > FRESH * terms.seconds:
-            self._telemetry.rejected.labels("encoders").inc()
-            said = f"it would be encoded in {wait + seconds:.2f} s; it has {terms.seconds:.2f} s"
-            raise Overloaded(said, retry_after=wait + seconds - FRESH * terms.seconds)
+        wait = self._backlog / THREADS + seconds
+        if self._backlog and wait > FRESH * terms.seconds:
+            key = (terms.client, terms.digest())
+            if wait > KEPT * terms.seconds or not self._promises.redeem(key):
+                self._telemetry.rejected.labels("encoders").inc()
+                after = self._promises.make(key, wait - FRESH * terms.seconds, seconds / THREADS)
+                said = f"it would be encoded in {wait:.2f} s; it has {terms.seconds:.2f} s"
+                raise Overloaded(said, retry_after=after)
         self._backlog += seconds
         return seconds
 

@@ -50,7 +50,6 @@ class Protocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._sweep = sweep
         self._max_header = sweep.limits.max_header
-        self._step = min(STEP_BYTES, self._max_header)
         self._closing: set[Callable[[], Any]] = set()
         self._running: RequestResponseCycle | None = None  # being answered, or answered last
         self._piece = 0  # bytes that the parser has now
@@ -86,7 +85,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
         size = len(data)
-        if size > self._step or self._head + size > self._max_header or self.pipeline or self._deaf:
+        if size > STEP_BYTES or self._head + size > self._max_header or self.pipeline or self._deaf:
             self._take(data)
         elif (used := self._parse(data)) < size:
             self._take(data[used:])
@@ -180,7 +179,7 @@ class Protocol(HttpToolsProtocol):
                 detail = f"the request line and the headers have more than {self._max_header} bytes"
                 self._refuse(431, "headers_too_large", "The headers are too large", detail)
                 return
-            done += self._parse(data[done : done + min(room, self._step)])
+            done += self._parse(data[done : done + min(room, STEP_BYTES)])
         self._ahead = b"" if self._deaf else data[done:]
         if self._ahead:
             self.flow.pause_reading()

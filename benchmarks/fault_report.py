@@ -104,7 +104,11 @@ ROWS: tuple[tuple[str, str, Callable[[Found], str]], ...] = (
     ("kill -9 of the worker: answers again after", "killed", again),
     ("... requests in flight", "killed", in_flight),
     ("... requests meanwhile", "killed", meanwhile),
-    ("kill -STOP of the worker: answers again after", "hung", again),
+    (
+        "kill -STOP of the worker, limits of 2 s (genserve: watchdog, others: request): answers again after",
+        "hung",
+        again,
+    ),
     ("... requests in flight", "hung", in_flight),
     ("... requests meanwhile", "hung", meanwhile),
     ("SIGTERM with 8 requests in flight: clients", "terminated", clients),

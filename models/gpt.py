@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROPE_BASE = 10_000.0
+MAX_LENGTH = 1 << 20  # tables of positions take memory beside the parameters
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,12 @@ class GPT(nn.Module):
             heads: attention heads of a block.
 
         Raises:
-            ValueError: the width is not a multiple of 2 * heads (rotary positions turn pairs of features).
+            ValueError: the width is not a multiple of 2 * heads (rotary positions turn pairs of features), or the length
+                is not one that tables of positions are made for.
         """
         super().__init__()
+        if not 1 <= max_length <= MAX_LENGTH:
+            raise ValueError(f"max_length {max_length} is not between 1 and {MAX_LENGTH}")
         if width % (2 * heads):
             raise ValueError(f"width {width} is not a multiple of 2 * heads ({2 * heads})")
         self.vocab_size = vocab_size

@@ -651,6 +651,7 @@ def configured(folder, **fields):
         ("conv-gan", {"latent_dim": 1 << 40, "num_classes": 10}),
         ("gpt", {"vocab_size": 1 << 40, "max_length": 512, "width": 256, "layers": 6, "heads": 4}),
         ("gpt", {"vocab_size": 256, "max_length": 64, "width": 64, "layers": 1 << 40, "heads": 4}),
+        ("gpt", {"vocab_size": 256, "max_length": 1 << 34, "width": 64, "layers": 1, "heads": 4}),
     ],
 )
 @pytest.mark.timeout(60)

@@ -377,6 +377,21 @@ def test_trailers_within_the_limit_are_fine(served):
             assert json.loads(client.answer()[2]) == {"size": 100_000}
 
 
+@pytest.mark.parametrize("busy", [False, True])
+async def test_no_request_at_all_may_be_long_either(application, busy):
+    """Line ends without end, behind a request that is answered or will be."""
+    protocol, transport, _ = connection(application)
+    protocol.data_received(request("/wait"))
+    if not busy:
+        application.release.set()
+        await eventually(lambda: transport.statuses == [200])
+    feed(protocol, b"\r\n" * HEADER, 100)
+    assert transport.statuses == ([] if busy else [200])
+    application.release.set()
+    await eventually(lambda: transport.statuses == [200, 431])
+    protocol.connection_lost(None)
+
+
 def test_large_heads_among_pipelined_requests(served):
     """A head behind another request may be a step larger, never smaller; what came before is answered."""
     with Client(served(max_header=8192)) as client:

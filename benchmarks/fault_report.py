@@ -28,7 +28,8 @@ def table(servers: Mapping[str, Found]) -> str:
     """Markdown."""
     names = [name for name in TITLES if name in servers]
     head = ["", *(f"{TITLES[name]} {servers[name]['version']}" for name in names)]
-    rows = [[title, *(_cell(servers[name], fault, show) for name in names)] for title, fault, show in ROWS]
+    tested = [row for row in ROWS if any(row[1] in servers[name] for name in names)]
+    rows = [[title, *(_cell(servers[name], fault, show) for name in names)] for title, fault, show in tested]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 

@@ -44,9 +44,9 @@ class Ask:
         return replace(self, headers={**self.headers, "X-Request-Timeout": str(seconds)})
 
     def raw(self) -> bytes:
-        """Head and body as they travel, for those who send only a part of them."""
+        """Head and body as they travel, for those who send only a part of them; the connection ends with the answer."""
         body = json.dumps(self.body).encode()
-        head = [f"POST {self.path} HTTP/1.1", "Host: genserve", "Content-Type: application/json"]
+        head = [f"POST {self.path} HTTP/1.1", "Host: genserve", "Connection: close", "Content-Type: application/json"]
         head += [f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in self.headers.items())]
         return "\r\n".join([*head, "", ""]).encode() + body
 

@@ -31,7 +31,7 @@ async def served_beside(server, *bad):
 
 
 SENT = {
-    "half a head": 30,
+    "half a head": 50,
     "a head": len(asks.picture(1).raw().partition(b"\r\n\r\n")[0]) + 4,
     "half a body": len(asks.picture(1).raw()) - 5,
 }

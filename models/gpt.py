@@ -44,8 +44,8 @@ class GPT(nn.Module):
             heads: attention heads of a block.
 
         Raises:
-            ValueError: the width is not a multiple of 2 * heads (rotary positions turn pairs of features), or no table of
-                positions is made for such a length.
+            ValueError: the width is not a multiple of 2 * heads (rotary positions turn pairs of features), or the table
+                of positions would be larger than anybody needs.
         """
         super().__init__()
         if not 1 <= max_length <= MAX_LENGTH:

@@ -5,6 +5,7 @@ Knows bytes and deadlines; what is answered is the application's business, but f
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable, Collection
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from app.routes.connection import CLOSING
 from app.schemas import Problem
 from app.transport import Corked
 
+UPGRADE = re.compile(rb"\r\nupgrade(:[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
 STEP_BYTES = 4096  # parsed at once: what a client may pipeline before it is held back
 CLOSE = (b"connection", b"close")
 
@@ -84,6 +86,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
+        if self._begun is None and b"h2c" in data:
+            data = _without_upgrade(data)
         size = len(data)
         if size > STEP_BYTES or self._head + size > self._max_header or self.pipeline or self._deaf:
             self._take(data)
@@ -248,3 +252,9 @@ class Protocol(HttpToolsProtocol):
 
     def _who(self) -> str:
         return ":".join(map(str, self.client or ("a client",)))
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A head that no longer offers HTTP/2, as Java's client does each time: the parser would take its body for that."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(rb"\r\nignored\1", head + end[:2]) + end[2:] + rest

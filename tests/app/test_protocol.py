@@ -300,6 +300,16 @@ def test_an_upgrade_that_nobody_offers_is_plain_http(served):
         assert json.loads(client.answer()[2]) == {"number": 3}
 
 
+@pytest.mark.parametrize("name", [b"Upgrade: h2c", b"upgrade:h2c ", b"UPGRADE:\tH2C".replace(b"H2C", b"h2c")])
+def test_a_body_is_read_beside_an_offer_of_http_2(served, name):
+    """As Java's client sends it."""
+    headers = b"Connection: Upgrade, HTTP2-Settings\r\n%b\r\nHTTP2-Settings: AAEAAEAA\r\nContent-Length: 28\r\n" % name
+    with Client(served()) as client:
+        for _ in range(2):
+            client.send(request("/size", headers, "POST") + b"\r\nUpgrade: h2c\r\n in the body")
+            assert json.loads(client.answer()[2]) == {"size": 28}
+
+
 # large heads
 
 

@@ -18,14 +18,12 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-import httpx
-
 from tests import fake_sequences
 from tests.chaos import asks, overload, poison
 from tests.chaos.asks import Ask
 from tests.chaos.clients import Clients, Outcome, clients, exchange, leave
 from tests.chaos.proxy import Fault, proxied
-from tests.chaos.server import MEBIBYTE, Footprint, footprint, settled, started, write_models
+from tests.chaos.server import MEBIBYTE, Footprint, footprint, ready, restarts, settled, started, write_models
 from tests.serving import PATIENCE, Server
 
 SERVED = {"answered 200"}
@@ -51,7 +49,6 @@ class Soak:
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         self.broken: list[str] = []
         self.recovered: dict[str, list[float]] = defaultdict(list)
-        self.workers: set[int] = set(server.workers)
         self.before = self.after = settled(server)
 
     async def run(self) -> None:
@@ -207,20 +204,20 @@ class Soak:
         if time.monotonic() > self._end - 20:
             return
         blow = self._draw.choice(["kill -9", "kill -STOP", "exit", "segfault", "hang", "freeze", "exit in a text"])
-        before, start = set(self._server.workers), time.monotonic()
-        self.workers |= before
+        start, count = time.monotonic(), await asyncio.to_thread(restarts, self._server)
         if blow.startswith("kill"):
             sig = signal.SIGKILL if blow == "kill -9" else signal.SIGSTOP
             with contextlib.suppress(ProcessLookupError):
-                os.kill(min(before), sig)
+                os.kill(self._server.workers[0], sig)
         else:
             await self._deadly(blow)
-        await self._until(lambda status: status != 200 or set(self._server.workers) != before)
+        await self._until(lambda: restarts(self._server) > count)
         away = time.monotonic() - start
-        await self._until(lambda status: status == 200)
+        await self._until(lambda: ready(self._server))
         self.recovered[blow].append(time.monotonic() - start)
         self.outcomes["blows"][blow] += 1
-        print(f"  {blow}: noticed after {away:.1f} s, ready after {self.recovered[blow][-1]:.1f} s", flush=True)
+        said = "noticed" if blow.startswith("kill") else "culprit refused"
+        print(f"  {blow}: {said} after {away:.1f} s, ready after {self.recovered[blow][-1]:.1f} s", flush=True)
 
     async def _deadly(self, blow: str) -> None:
         kinds = {"exit": poison.EXIT, "segfault": poison.SEGFAULT, "hang": poison.HANG, "freeze": poison.FREEZE}
@@ -236,14 +233,13 @@ class Soak:
             if outcome.code == "kills_worker":
                 self._count("deadly again", str(await some.ask(ask)), {"refused 500 kills_worker"} | BUSY)
 
-    async def _until(self, condition: Callable[[int], bool]) -> None:
-        async with httpx.AsyncClient(timeout=PATIENCE) as client:
-            deadline = time.monotonic() + PATIENCE
-            while not condition((await client.get(f"{self._server.url}/health/ready")).status_code):
-                if time.monotonic() > deadline:
-                    self.broken.append(f"{time.strftime('%H:%M:%S')} blows: no change of readiness")
-                    return
-                await asyncio.sleep(0.05)
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not await asyncio.to_thread(condition):
+            if time.monotonic() > deadline:
+                self.broken.append(f"{time.strftime('%H:%M:%S')} blows: the server does not come back, or never went")
+                return
+            await asyncio.sleep(0.02)
 
     # Looking on
 
@@ -257,7 +253,7 @@ class Soak:
             print(f"{time.strftime('%H:%M:%S')} {total} requests, {sizes} MiB, {len(self.broken)} broken", flush=True)
 
     async def _settle(self) -> Footprint:
-        await self._until(lambda status: status == 200)
+        await self._until(lambda: ready(self._server))
         deadline = time.monotonic() + 30
         while not (now := await asyncio.to_thread(settled, self._server)).fits(self.before):
             if time.monotonic() > deadline:

@@ -33,7 +33,7 @@ class Report:
         offered: requests a second.
         seconds: for which they were.
         cpu: cores that this process took while they were.
-        first: what became of the first attempts.
+        first: what became of the first attempts; their seconds count from the moment when they were due.
         back: what became of those who came back when they had been told to.
     """
 
@@ -43,6 +43,8 @@ class Report:
     seconds: float
     cpu: float = 0.0
     first: list[Outcome] = field(default_factory=list)
+    sent: list[float] = field(default_factory=list)
+    served: int = 0
     back: list[Outcome] = field(default_factory=list)
 
     def of(self, kind: str, status: int = 0) -> list[Outcome]:
@@ -51,8 +53,7 @@ class Report:
     @property
     def goodput(self) -> float:
         """Served in time, of the capacity; those who came back took their part of it too."""
-        served = [o for o in self.first + self.back if o.kind == "answered" and o.seconds <= DEADLINE]
-        return len(served) / self.seconds / self.capacity
+        return self.served / self.seconds / self.capacity
 
     @property
     def goodput_of_what_is_left(self) -> float:
@@ -75,6 +76,8 @@ class Report:
         late = f"(deadline {DEADLINE:g} s)"
         yield f"served: p50, p99               {_ms(served, 0.5):8.0f} ms {_ms(served, 0.99):6.0f} ms {late}"
         yield f"refused: p50, p99              {_ms(refused, 0.5):8.0f} ms {_ms(refused, 0.99):6.0f} ms (bound 50 ms)"
+        sent = [1000 * percentile(self.sent, share) for share in (0.5, 0.99)]
+        yield f"the same, from sending         {sent[0]:8.0f} ms {sent[1]:6.0f} ms"
         yield f"came back as told: admitted    {self.kept:8.1%} of {len(self.back)} (bound 90 %)"
         yield f"first attempts                 {dict(Counter(map(str, self.first)))}"
         yield f"second attempts                {dict(Counter(map(str, self.back)))}"
@@ -115,12 +118,20 @@ async def measure(server: Server, some: Clients, *, seconds: float, back: float,
     report = Report(most, closed_cpu, LOAD * most, seconds)
     draw = random.Random(seed)
 
+    def count(outcome: Outcome) -> Outcome:
+        in_time = outcome.kind == "answered" and outcome.seconds <= DEADLINE
+        report.served += in_time and time.perf_counter() < start + seconds
+        return outcome
+
     async def one(ask: Ask, due: float, again: bool) -> None:
         outcome = await some.ask(ask)
-        report.first.append(replace(outcome, seconds=time.perf_counter() - due))
-        if again and outcome.status == 429:
+        report.first.append(count(replace(outcome, seconds=time.perf_counter() - due)))
+        if outcome.status != 429:
+            return
+        report.sent.append(outcome.seconds)
+        if again:
             await asyncio.sleep(outcome.retry_after)
-            report.back.append(await some.ask(ask))
+            report.back.append(count(await some.ask(ask)))
 
     start, cpu, moment = time.perf_counter(), time.process_time(), 0.0
     async with asyncio.TaskGroup() as group:

@@ -231,7 +231,9 @@ class Soak:
             while (outcome := await self._one("deadly", some, ask, DEADLY | BUSY)).status in (429, 503):
                 pass
             if outcome.code == "kills_worker":
-                self._count("deadly again", str(await some.ask(ask)), {"refused 500 kills_worker"} | BUSY)
+                again = {"refused 500 kills_worker"} | BUSY
+                while (await self._one("deadly again", some, ask, again)).status in (429, 503):
+                    pass
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -15,7 +15,7 @@ CODE := app models training tests examples benchmarks
 PEERS := fastapi litserve mosec bentoml
 PEER_VENVS := build/bench/venvs
 
-.PHONY: help install serve test soak lint format type docker-test bench bench-growth bench-faults bench-peers lock train evaluate clean
+.PHONY: help install serve test chaos soak lint format type docker-test bench bench-growth bench-faults bench-peers lock train evaluate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -25,8 +25,11 @@ install: $(VENV)/.serve ## make .venv with the service, from pinned requirements
 serve: install ## serve the weights of the repository (HOST=, PORT=)
 	$(BIN)/genserve serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/.dev ## run the tests (ARGS= for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## run the tests, but for those of `make chaos` (ARGS= for pytest)
+	$(BIN)/python -m pytest --ignore=tests/chaos $(ARGS)
+
+chaos: $(VENV)/.dev ## put faults to a real server: five minutes (ARGS= for pytest)
+	$(BIN)/python -m pytest tests/chaos $(ARGS)
 
 soak: $(VENV)/.dev ## everything that can go wrong, at random against one server (MINUTES=20, ARGS=overload)
 	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) $(ARGS)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 GRACE = 5.0  # seconds after its time for which a promise holds; Retry-After is rounded up to whole seconds
-MOST = 4096  # promises at once; beyond, times are told but not remembered
+MOST = 16384  # promises at once; beyond, times are told but not remembered
 LONGEST = 60.0  # nobody is told a longer wait
 SMOOTHING = 0.02  # weight of the newest promise in the share of those that are kept
 LEAST_SHARE = 0.05

@@ -12,7 +12,7 @@ from app.errors import KillsWorker, Overloaded
 from app.telemetry import Telemetry
 
 FRESH = 0.7  # of a request's time may be taken by the predicted wait
-KEPT = 0.9  # for one that was told to come now
+KEPT = 0.95  # for one that was told to come now
 LEAST_WAIT = 0.001
 
 

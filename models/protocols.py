@@ -1,4 +1,4 @@
-"""The two shapes of generator that Genserve can serve.
+"""The two shapes of generator that Genserve can serve, and what one of them may offer besides.
 
 Knows tensors and nothing of files, requests or training. A class that fits one of these protocols is served by adding
 one line to `models.LATENT_MODELS` or `models.SEQUENCE_MODELS`.
@@ -41,8 +41,31 @@ class EncodingModel(LatentModel, Protocol):
     """A latent model that can also go back from pictures to latents."""
 
     def encode(self, samples: Tensor, labels: Tensor, /) -> Tensor:
-        """Turn pictures [N, C, H, W] in [-1, 1] and labels [N] into latents [N, *latent_shape]."""
+        """Turn pictures into latents that `decode` takes; called and bound like `decode`, but always in float32.
+
+        Args:
+            samples: [N, C, H, W] in [-1, 1], of the size and channels that `decode` gives.
+            labels: [N], int64 in [0, num_classes).
+
+        Returns:
+            [N, *latent_shape], floating point. Row i depends on row i alone.
+        """
         ...
+
+
+@runtime_checkable
+class StyledModel(LatentModel, Protocol):
+    """A style-based generator (Karras et al. 2019): a latent has a row for each resolution, coarse to fine.
+
+    `latent_shape` is (styles, dim). The rows of an ordinary picture are equal and of root-mean-square length 1; shorter
+    ones draw it in to the mean picture (truncation); rows of two latents mix their styles. `decode` reads the direction
+    of a row apart from its length, and takes rows of length 0.
+
+    Attributes:
+        styles: number of rows, from 2 to 64.
+    """
+
+    styles: int
 
 
 @runtime_checkable

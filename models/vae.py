@@ -1,6 +1,8 @@
 """A class-conditional convolutional variational autoencoder (Kingma & Welling 2014; Sohn et al. 2015).
 
-The objective lives in `training`; this file knows the encoder, the decoder and what their outputs mean.
+The prior of the codes may be a flow that is trained with the rest (Chen et al. 2017, arXiv 1611.02731): then the
+latents at the edge are the flow's standard normal noise, and the decoder meets at work the codes it met in training.
+The objective lives in `training`; this file knows the encoder, the prior, the decoder and what their outputs mean.
 """
 
 import itertools
@@ -10,11 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.flow import CouplingFlow
 from models.upsampling import NORM_GROUPS, UpsamplingStack
 
 
 class ConvVAE(nn.Module):
-    """Encoder q(z | x, y) = N(mean, exp(log_variance)), decoder p(x | z, y) Bernoulli per pixel; an `EncodingModel`."""
+    """Encoder q(z | x, y) = N(mean, exp(log_variance)), decoder p(x | z, y) Bernoulli per pixel; an `EncodingModel`.
+
+    Latents are standard normal; codes z are what the decoder reads. They are the same without a flow.
+    """
 
     def __init__(
         self,
@@ -25,8 +31,24 @@ class ConvVAE(nn.Module):
         channels: Sequence[int] = (128, 64, 32),
         base_size: int = 7,
         image_channels: int = 1,
+        flow_layers: int = 0,
+        flow_width: int = 64,
     ) -> None:
-        """Build encoder and decoder; the arguments mean what they mean for `models.gan.ConvGenerator`."""
+        """Build encoder, prior and decoder.
+
+        Args:
+            latent_dim: length of a latent and of a code; even where there is a flow.
+            num_classes: 0 for an unconditional model.
+            embedding_dim: length of a label's embedding.
+            channels: feature maps of the decoder at each resolution, from the base upwards; the encoder mirrors it.
+            base_size: side of the first feature map.
+            image_channels: 1, 3 or 4.
+            flow_layers: couplings of the prior p(z | y); 0 for N(0, 1).
+            flow_width: hidden units of each.
+
+        Raises:
+            ValueError: the channels or the flow can't be built as asked.
+        """
         super().__init__()
         self.latent_shape: tuple[int, ...] = (latent_dim,)
         self.num_classes = num_classes
@@ -36,6 +58,7 @@ class ConvVAE(nn.Module):
         self.project = nn.Linear(latent_dim + extra, self.stack.in_features)
         self.encoder = _Encoder(tuple(reversed(channels)), image_channels)
         self.to_posterior = nn.Linear(self.stack.in_features + extra, 2 * latent_dim)
+        self.prior = _prior(latent_dim, flow_layers, flow_width, num_classes, embedding_dim)
 
     def _with_label(self, features: Tensor, labels: Tensor) -> Tensor:
         return features if self.embedding is None else torch.cat([features, self.embedding(labels)], dim=1)
@@ -46,18 +69,36 @@ class ConvVAE(nn.Module):
         mean, log_variance = self.to_posterior(self._with_label(features, labels)).chunk(2, dim=1)
         return mean, log_variance.clamp(-12.0, 8.0)  # keeps exp() finite in reduced precision
 
-    def logits(self, latents: Tensor, labels: Tensor) -> Tensor:
+    def divergence(self, mean: Tensor, log_variance: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        """KL(q(z | x, y) || p(z | y)) in nats, [N]; under a flow, its estimate at z = mean + noise * deviation.
+
+        The noise's own density is taken at the same draw, so that a code that says nothing adds exactly nothing.
+        """
+        if self.prior is None:
+            return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+        latents, log_det = self.prior.inverse(mean + noise * (log_variance / 2).exp(), labels)
+        return 0.5 * (latents.square() - noise.square() - log_variance).sum(1) - log_det
+
+    def logits(self, codes: Tensor, labels: Tensor) -> Tensor:
         """[N, latent_dim], [N] -> Bernoulli logits of each pixel being white, [N, C, H, W]."""
-        out: Tensor = self.stack(self.project(self._with_label(latents, labels)))
+        out: Tensor = self.stack(self.project(self._with_label(codes, labels)))
         return out
 
     def decode(self, latents: Tensor, labels: Tensor, /) -> Tensor:
         """[N, latent_dim], [N] -> the mean picture, [N, C, H, W] in [-1, 1]."""
-        return torch.tanh(self.logits(latents, labels) / 2)  # 2 * sigmoid(l) - 1
+        codes = latents if self.prior is None else self.prior(latents, labels)
+        return torch.tanh(self.logits(codes, labels) / 2)  # 2 * sigmoid(l) - 1
 
     def encode(self, samples: Tensor, labels: Tensor, /) -> Tensor:
-        """[N, C, H, W] in [-1, 1], [N] -> the posterior mean, [N, latent_dim]."""
-        return self.posterior(samples, labels)[0]
+        """[N, C, H, W] in [-1, 1], [N] -> the latents of the posterior mean, [N, latent_dim]."""
+        codes = self.posterior(samples, labels)[0]
+        return codes if self.prior is None else self.prior.inverse(codes, labels)[0]
+
+
+def _prior(dim: int, layers: int, width: int, num_classes: int, embedding_dim: int) -> CouplingFlow | None:
+    if not layers:
+        return None
+    return CouplingFlow(dim=dim, layers=layers, width=width, num_classes=num_classes, embedding_dim=embedding_dim)
 
 
 class _Encoder(nn.Module):

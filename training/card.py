@@ -21,12 +21,19 @@ MEANINGS = {
     "accuracy": "share of test pictures whose class is found",
     "fd_clf": "Frechet distance to the test split on the judge's features (lower is better)",
     "fd_clf_floor": "the same for as many training pictures: what perfect samples would score",
+    "kid": "kernel distance to the test split on the same features (lower is better; about 0 where they are alike)",
+    "kid_std": "its deviation over subsets",
+    "inception_score_clf": "Inception score on the judge's classes, not on Inception's (higher is better)",
+    "inception_score_clf_test": "the same for the test split",
     "precision": "share of generated pictures inside the manifold of the test split (k = 3)",
     "recall": "share of test pictures inside the manifold of the generated ones (k = 3)",
+    "diversity": "mean distance of two generated pictures of one class on the judge's features",
+    "diversity_test": "the same for the test split",
     "class_accuracy": "share of generated pictures in which the judge sees the class that was asked for",
     "worst_class_accuracy": "the same for the worst class",
     "copy_distance": "median pixel distance of a generated picture to the nearest training picture",
     "copy_distance_test": "the same for test pictures; a model that copies scores far below it",
+    "fid_inception": "standard Inception FID against the test split (lower is better)",
     "negative_elbo": "negative evidence lower bound, nats a test picture (lower is better)",
     **text_card.MEANINGS,
 }
@@ -87,7 +94,7 @@ def table(name: str, card: Card) -> str:
     lines = [name]
     for metric, value in card["metrics"].items():
         gate = " ".join(f"{bound} {limit:g}" for bound, limit in card.get("gates", {}).get(metric, {}).items())
-        lines.append(f"  {metric:<22}{value:>10.4g}  {gate:<10}  {MEANINGS.get(metric, '')}".rstrip())
+        lines.append(f"  {metric:<25}{value:>10.4g}  {gate:<10}  {MEANINGS.get(metric, '')}".rstrip())
     return "\n".join(lines)
 
 
@@ -132,7 +139,16 @@ def _how_measured(card: Card) -> str:
         f"Measured on {how['count']:,} unpicked pictures, every class equally often, from the committed fp16 weights "
         f"computed in {how.get('dtype', 'float32')}, against the test split of {card['training_data']['name']}. "
         f"Distances are on the features of the judge `{how['judge']}` and can be compared only under the same judge; "
-        "they are not the FID of papers."
+        "they are not the FID of papers." + _how_inception(how)
+    )
+
+
+def _how_inception(how: Mapping[str, Any]) -> str:
+    if "inception" not in how:
+        return ""
+    return (
+        f" fid_inception is on the features of the TorchScript file of sha256 `{how['inception']}...`, grey pictures "
+        f"as three equal channels, {how['count']:,} pictures against the test split; papers mostly take 50,000."
     )
 
 

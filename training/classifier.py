@@ -11,7 +11,7 @@ from training import quality
 from training.data import Batch, Dataset, to_samples
 from training.ema import Ema
 from training.errors import TrainingError
-from training.judge import JUDGES, ConvJudge
+from training.judge import JUDGES, JudgeNetwork
 from training.objective import adam, autocast
 from training.recipe import ClassifierRecipe, Recipe
 
@@ -54,7 +54,7 @@ class ClassifierObjective:
     def product(self) -> nn.Module:
         """The EMA judge, its features brought to unit variance over training pictures."""
         judge = copy.deepcopy(self.ema.model)
-        assert isinstance(judge, ConvJudge)  # JUDGES holds nothing else
+        assert isinstance(judge, JudgeNetwork)  # JUDGES holds nothing else
         pictures = self._dataset.train.pictures[:NORMALISING]
         judge.normalise_features(to_samples(pictures).to(self._device))
         return judge

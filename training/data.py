@@ -1,6 +1,7 @@
-"""Pictures with labels from IDX files, and the loader that deals them out in shuffled batches.
+"""Pictures with labels from files, and the loader that deals them out in shuffled batches.
 
-Knows files and bytes; knows nothing of networks. Pictures stay uint8 until they are dealt, on the device that trains.
+Knows files, bytes and where data sets come from; knows nothing of networks. Pictures stay uint8 until they are dealt,
+on the device that trains.
 """
 
 import gzip
@@ -8,7 +9,7 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training import animals
 from training.errors import TrainingError
 from training.recipe import DataRecipe
 
@@ -26,22 +28,7 @@ FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-DEFAULT_PATHS = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}
-DEBIAN_PACKAGES = {"fashion-mnist": "dataset-fashion-mnist"}
-KNOWN_SHA256: dict[str, dict[str, str]] = {
-    "fashion-mnist": dict(
-        zip(
-            FILES,
-            (
-                "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
-                "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
-                "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
-                "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
-            ),
-            strict=True,
-        )
-    )
-}
+Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Batch(NamedTuple):
@@ -104,43 +91,74 @@ def to_samples(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def load_dataset(recipe: DataRecipe) -> Dataset:
-    """Read the four IDX files of a folder.
+@dataclass(frozen=True)
+class Source:
+    """How a data set lies on disk.
 
-    A data set whose name is known is checked against its published files; any other name takes a folder of the user's
-    own, in the same format.
+    Attributes:
+        files: in one folder.
+        read: from that folder (for errors) and the files' contents to training pictures [N, H, W], training labels
+            [N], test pictures and test labels.
+        sha256: of the published files; empty when they are the user's own.
+        path: where they lie unless a recipe or an option says otherwise.
+        hint: how to get them.
+    """
+
+    files: tuple[str, ...]
+    read: Callable[[Path, Mapping[str, bytes]], tuple[Array, Array, Array, Array]]
+    sha256: Mapping[str, str]
+    path: str
+    hint: str
+
+
+def load_dataset(recipe: DataRecipe) -> Dataset:
+    """Read the files of a folder.
+
+    A data set whose name is known is read in its own format and checked against its published files; any other name
+    takes a folder of the user's own with four IDX files.
 
     Raises:
-        TrainingError: a file is missing, differs from the published one, is not IDX, or does not fit the others.
+        TrainingError: a file is missing, differs from the published one, is not of its format, or does not fit the
+            others.
     """
-    folder = Path(recipe.path)
-    contents = {name: _read_file(folder / name, recipe.name) for name in FILES}
+    folder, source = Path(recipe.path), SOURCES.get(recipe.name, OWN)
+    contents = {name: _read_file(folder / name, source) for name in source.files}
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    for name, expected in KNOWN_SHA256.get(recipe.name, {}).items():
+    for name, expected in source.sha256.items():
         if sha256[name] != expected:
             raise TrainingError(
                 f"{folder / name}: sha256 is {sha256[name][:16]}..., the published {recipe.name} has "
                 f"{expected[:16]}...; give data of your own another data.name"
             )
-    arrays = [parse_idx(folder / name, content) for name, content in contents.items()]
+    arrays = source.read(folder, contents)
     train, test = (_split(folder, arrays[i], arrays[i + 1], len(recipe.labels)) for i in (0, 2))
     if train.pictures.shape[1:] != test.pictures.shape[1:]:
         raise TrainingError(f"{folder}: training and test pictures differ in size")
     return Dataset(recipe.name, recipe.license, recipe.labels, sha256, train, test)
 
 
-def _read_file(path: Path, dataset: str) -> bytes:
+def _read_file(path: Path, source: Source) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        package = DEBIAN_PACKAGES.get(dataset)
-        hint = f"install the Debian package {package}, or set" if package else "set"
-        raise TrainingError(f"{path}: missing; {hint} data.path to a folder that holds {', '.join(FILES)}") from None
+        hint = f"{source.hint}, or set" if source.hint else "set"
+        wanted = ", ".join(source.files)
+        raise TrainingError(f"{path}: missing; {hint} data.path to a folder that holds {wanted}") from None
     except OSError as error:
         raise TrainingError(f"{path}: unreadable: {error}") from error
 
 
-def parse_idx(path: Path, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def read_idx(folder: Path, contents: Mapping[str, bytes]) -> tuple[Array, Array, Array, Array]:
+    """The four arrays of a folder of IDX files.
+
+    Raises:
+        TrainingError: a file is not gzipped IDX of unsigned bytes.
+    """
+    train, train_labels, test, test_labels = (parse_idx(folder / name, contents[name]) for name in FILES)
+    return train, train_labels, test, test_labels
+
+
+def parse_idx(path: Path, content: bytes) -> Array:
     """Unpack one gzipped IDX file of unsigned bytes into an array of the dimensions that it declares.
 
     Raises:
@@ -160,17 +178,40 @@ def parse_idx(path: Path, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]
     return np.frombuffer(raw, np.uint8, offset=offset).reshape(shape)
 
 
-def _split(
-    folder: Path,
-    pictures: np.ndarray[Any, np.dtype[np.uint8]],
-    labels: np.ndarray[Any, np.dtype[np.uint8]],
-    classes: int,
-) -> Split:
+def _split(folder: Path, pictures: Array, labels: Array, classes: int) -> Split:
     if pictures.ndim != 3 or labels.ndim != 1 or len(pictures) != len(labels) or not len(labels):
         raise TrainingError(f"{folder}: {pictures.shape} pictures do not fit {labels.shape} labels")
     if int(labels.max()) >= classes:
         raise TrainingError(f"{folder}: label {int(labels.max())} found, data.labels names {classes}")
     return Split(torch.from_numpy(pictures.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+
+
+OWN = Source(FILES, read_idx, {}, "", "")
+SOURCES = {
+    "fashion-mnist": Source(
+        FILES,
+        read_idx,
+        {
+            "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+            "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+            "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+            "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+        },
+        "/usr/share/datasets/fashion-mnist",
+        "install the Debian package dataset-fashion-mnist",
+    ),
+    "animal-mnist": Source(
+        animals.FILES,
+        animals.read_animals,
+        {
+            "animal_data_version_3.gz": "68a30346781a0984f839463a4615d2decb899d1ce65091bb92586311754a34ce",
+            "animal_label_version_3.gz": "dec8dba7c469830989fbab46825021a08a38470753a512f27ada847eced97b57",
+        },
+        "data/animal_mnist/data/Animal_MNIST",
+        "get them with `pip install --no-deps --target data animal_mnist==0.4`",
+    ),
+}
+DEFAULT_PATHS = {name: source.path for name, source in SOURCES.items()}
 
 
 class Dealt(Protocol):

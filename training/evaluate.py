@@ -1,15 +1,17 @@
 """Measure a weights folder: `python -m training.evaluate NAME` for `weights/NAME` or `training/judges/NAME`.
 
 Prints a table, writes the metrics into the folder's `config.json` and writes README.md and samples.png (of a language
-model, samples.txt) anew. Exit status: 0 all gates of the card are passed; 1 a gate is missed or something is
-wrong, said in one line.
+model, samples.txt) anew; `--report` writes an HTML page and a JSON file beside. Exit status: 0 all gates of the card
+are passed; 1 a gate is missed or something is wrong, said in one line. `training.served` measures a running service.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,14 +19,20 @@ from torch import Tensor, nn
 
 from models import checkpoint
 from models.checkpoint import Checkpoint, CheckpointError, ModelConfig, write_atomically
+from models.vae import ConvVAE
 from training import card as cards
-from training import fluency, quality, text, text_card
-from training.data import DEFAULT_PATHS, Dataset, load_dataset
+from training import fluency, quality, text, text_card, wanted
+from training.data import DEFAULT_PATHS, Dataset, load_dataset, to_samples
 from training.errors import TrainingError
+from training.history import History, read_history
+from training.inception import Inception
 from training.judge import JUDGES, Judge, load_judge
+from training.measurement import Measurement, Reference, check_count, curve, measure
 from training.pictures import write_grid
 from training.recipe import DataRecipe, TextRecipe
+from training.report import Report, write_report
 from training.text import Corpus
+from training.wanted import Wanted
 from training.writer import Writer, as_writer, load_writer
 
 JUDGE = Path("training/judges/fashion")
@@ -34,12 +42,35 @@ SERVED_DTYPE = torch.bfloat16  # what the service computes pictures in wherever 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics, how they were taken, and unpicked pictures (None for a classifier) or texts."""
+    """Metrics, how they were taken, and unpicked pictures (None for a classifier) or texts.
+
+    Attributes:
+        measurement: of a generator of pictures, what a report shows beside its metrics.
+        curve: its metrics at each truncation, if that was asked for.
+    """
 
     metrics: dict[str, float]
     how: dict[str, Any]
     samples: Tensor | None
     texts: tuple[str, ...] = ()
+    measurement: Measurement | None = None
+    curve: Sequence[Mapping[str, float]] = ()
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What takes long and is measured only when asked for.
+
+    Attributes:
+        truncations: points of the curve of quality against diversity.
+        inception: the network of the standard FID.
+    """
+
+    truncations: tuple[float, ...] = ()
+    inception: Inception | None = None
+
+
+NOTHING = Extras()
 
 
 def networks() -> dict[str, type[nn.Module]]:
@@ -48,7 +79,13 @@ def networks() -> dict[str, type[nn.Module]]:
 
 
 def evaluate(
-    loaded: Checkpoint, dataset: Dataset, judge: Judge | None, *, count: int = COUNT, seed: int = 0
+    loaded: Checkpoint,
+    dataset: Dataset,
+    judge: Judge | None,
+    *,
+    count: int = COUNT,
+    seed: int = 0,
+    extras: Extras = NOTHING,
 ) -> Evaluation:
     """Measure a loaded network: accuracy for a judge; distances, precision, recall and obedience for a generator.
 
@@ -58,19 +95,66 @@ def evaluate(
         judge: whose features and opinion count; not used when the network is a judge itself.
         count: generated pictures.
         seed: of their latents.
+        extras: what else to measure.
 
     Raises:
-        TrainingError: a generator without a judge, or one that does not fit the judge or the data.
+        TrainingError: a generator without a judge, or one that does not fit the judge or the data; too few pictures.
     """
     if loaded.config.architecture in JUDGES:
         metrics = quality.measure_classifier(loaded.model, dataset.test)
         return Evaluation(cards.rounded(metrics), {"count": len(dataset.test)}, None)
     if judge is None:
         raise TrainingError(f"{loaded.name}: a judge is needed to measure a generator")
+    check_count(count, judge.num_classes)
     quality.check_generator(loaded.name, loaded.model, dataset, judge)
-    metrics = quality.measure_generator(loaded.model, judge, dataset, count, seed, SERVED_DTYPE)
+    labels = quality.balanced_labels(count, judge.num_classes)
     how = {"count": count, "seed": seed, "judge": judge.digest, "dtype": str(SERVED_DTYPE).removeprefix("torch.")}
-    return Evaluation(cards.rounded(metrics), how, quality.sample_grid(loaded.model, dtype=SERVED_DTYPE))
+    make = partial(quality.generate, loaded.model, labels, seed, SERVED_DTYPE)
+    found = evaluate_pictures(make(), make, labels, Reference(judge, dataset, seed), how, extras)
+    if isinstance(loaded.model, ConvVAE):
+        bound = {"negative_elbo": quality.negative_elbo(loaded.model, dataset.test)}
+        found = replace(found, metrics=found.metrics | cards.rounded(bound))
+    return replace(found, samples=quality.sample_grid(loaded.model, dtype=SERVED_DTYPE))
+
+
+def check_impartial(name: str, card: Mapping[str, Any], judge: Judge) -> None:
+    """Refuse a judge that steered the training or picked the weights: it can't measure them.
+
+    Raises:
+        TrainingError: the card names this judge as the guide.
+    """
+    if card.get("guide") == judge.digest:
+        raise TrainingError(f"{name} was steered by the judge {judge.digest}, which therefore can't measure it")
+
+
+def evaluate_pictures(
+    samples: Tensor,
+    make: Callable[..., Tensor],
+    labels: Tensor,
+    reference: Reference,
+    how: Mapping[str, Any],
+    extras: Extras,
+) -> Evaluation:
+    """Measure pictures [N, C, H, W] of these labels [N]; without sample pictures.
+
+    Args:
+        samples: the pictures.
+        make: other pictures of the same labels, `make(truncation=t)`.
+        labels: that were asked for.
+        reference: the real side.
+        how: how the pictures came about.
+        extras: what else to measure.
+
+    Raises:
+        TrainingError: too few pictures; the Inception network can't look at them.
+    """
+    found = measure(samples, labels, reference)
+    metrics, more = dict(found.metrics), {}
+    if extras.inception is not None:
+        metrics["fid_inception"] = extras.inception.distance(samples, to_samples(reference.dataset.test.pictures))
+        more = {"inception": extras.inception.digest[:16]}
+    points = [cards.rounded(point) for point in curve(make, labels, reference, extras.truncations)]
+    return Evaluation(cards.rounded(metrics), {**how, **more}, None, measurement=found, curve=points)
 
 
 def evaluate_writer(writer: Writer, corpus: Corpus, peer: str) -> Evaluation:
@@ -128,36 +212,76 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=COUNT, help="generated pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the latents (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--dry-run", action="store_true", help="print the table, write nothing")
+    parser.add_argument("--run", type=Path, help="folder of the run, for the training curves (default: runs/RECIPE)")
+    parser.add_argument("--dry-run", action="store_true", help="print the table, leave the weights folder alone")
+    wanted.add_flags(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.count < 10:
-        raise TrainingError(f"--count {options.count}: at least 10 pictures are needed")
     if options.threads is not None and options.threads < 1:
         raise TrainingError(f"--threads {options.threads}: at least 1")
     if options.threads:
         torch.set_num_threads(options.threads)
+    asked = wanted.read(options)
     folder = find_folder(options.name)
     loaded = checkpoint.load(folder, networks())
-    found = _measure(folder, loaded, options)
+    found = _measure(folder, loaded, options, extras(asked))
     card = {**loaded.config.card, "metrics": found.metrics, "evaluation": found.how}
     print(cards.table(loaded.name, card))
     if not options.dry_run:
         write_evaluation(folder, loaded.config, found)
+    history = read_history(options.run or Path("runs") / str(card.get("recipe", loaded.name)).partition(".toml")[0])
+    write_report(report_of(loaded.name, loaded.config.labels, card, found, history), asked)
     if missed := cards.missed_gates(card):
         raise TrainingError(f"{loaded.name}: gates missed: {'; '.join(missed)}")
     return 0
 
 
-def _measure(folder: Path, loaded: Checkpoint, options: argparse.Namespace) -> Evaluation:
+def extras(asked: Wanted) -> Extras:
+    """The extras that the command line asks for.
+
+    Raises:
+        TrainingError: the Inception network can't be loaded.
+    """
+    return Extras(asked.truncations, Inception(asked.inception) if asked.inception else None)
+
+
+def report_of(
+    name: str,
+    labels: Sequence[str],
+    card: Mapping[str, Any],
+    found: Evaluation,
+    history: History = MappingProxyType({}),
+) -> Report:
+    """An evaluation as a report shows it."""
+    return Report(
+        name=name,
+        description=card.get("description", ""),
+        how=found.how,
+        metrics=found.metrics,
+        gates=card.get("gates", {}),
+        labels=tuple(labels),
+        samples=found.samples,
+        texts=found.texts,
+        measurement=found.measurement,
+        curve=found.curve,
+        history=history,
+    )
+
+
+def _measure(folder: Path, loaded: Checkpoint, options: argparse.Namespace, more: Extras) -> Evaluation:
+    pictures = loaded.config.tokenizer is None and loaded.config.architecture not in JUDGES
+    if more != NOTHING and not pictures:
+        raise TrainingError(f"{loaded.name} makes no pictures: --truncations and --inception have no meaning for it")
     if loaded.config.tokenizer is not None:
         peer = loaded.config.card.get("evaluation", {}).get("peer", "")
         return evaluate_writer(as_writer(folder, loaded), corpus_of(loaded, options.data), peer)
     dataset = dataset_of(loaded, options.data)
-    judge = None if loaded.config.architecture in JUDGES else load_judge(options.judge)
-    return evaluate(loaded, dataset, judge, count=options.count, seed=options.seed)
+    judge = load_judge(options.judge) if pictures else None
+    if judge is not None:
+        check_impartial(loaded.name, loaded.config.card, judge)
+    return evaluate(loaded, dataset, judge, count=options.count, seed=options.seed, extras=more)
 
 
 def find_folder(name: str) -> Path:
@@ -181,10 +305,19 @@ def dataset_of(loaded: Checkpoint, path: str | None) -> Dataset:
     Raises:
         TrainingError: the card names no data, the place is not known, or the data are others.
     """
-    named, place = _training_data(loaded, path, DEFAULT_PATHS, ("name", "license", "sha256"))
-    dataset = load_dataset(DataRecipe(named["name"], place, named["license"], loaded.config.labels))
+    return dataset_named(loaded.name, loaded.config.card, loaded.config.labels, path)
+
+
+def dataset_named(name: str, card: Mapping[str, Any], labels: Sequence[str], path: str | None) -> Dataset:
+    """The same for the card of a model that is somewhere else.
+
+    Raises:
+        TrainingError: as above.
+    """
+    named, place = _training_data(name, card, path, DEFAULT_PATHS, ("name", "license", "sha256"))
+    dataset = load_dataset(DataRecipe(named["name"], place, named["license"], tuple(labels)))
     if dict(dataset.sha256) != named["sha256"]:
-        raise TrainingError(f"{place}: not the data that {loaded.name} was trained on (sha256 differ)")
+        raise TrainingError(f"{place}: not the data that {name} was trained on (sha256 differ)")
     return dataset
 
 
@@ -195,7 +328,7 @@ def corpus_of(loaded: Checkpoint, path: str | None) -> Corpus:
         TrainingError: the card names no data, the place is not known, or the data are others.
     """
     keys = ("name", "license", "files", "validation", "held_out", "sha256")
-    named, place = _training_data(loaded, path, text.DEFAULT_PATHS, keys)
+    named, place = _training_data(loaded.name, loaded.config.card, path, text.DEFAULT_PATHS, keys)
     network = fluency.sequence_model(loaded.model)
     recipe = TextRecipe(
         "text",
@@ -215,17 +348,15 @@ def corpus_of(loaded: Checkpoint, path: str | None) -> Corpus:
 
 
 def _training_data(
-    loaded: Checkpoint, path: str | None, places: Mapping[str, str], keys: tuple[str, ...]
+    name: str, card: Mapping[str, Any], path: str | None, places: Mapping[str, str], keys: tuple[str, ...]
 ) -> tuple[Mapping[str, Any], str]:
     """What the card says about the data, and where they are."""
-    named = loaded.config.card.get("training_data", {})
-    if not set(keys) <= named.keys():
-        raise TrainingError(
-            f"{loaded.name}: its card does not name its training data, so there is nothing to measure against"
-        )
+    named = card.get("training_data")
+    if not isinstance(named, Mapping) or not set(keys) <= named.keys():
+        raise TrainingError(f"{name}: its card does not name its training data, so there is nothing to measure against")
     place = path or places.get(named["name"])
     if place is None:
-        raise TrainingError(f"{loaded.name}: say with --data where {named['name']} is")
+        raise TrainingError(f"{name}: say with --data where {named['name']} is")
     return named, place
 
 

@@ -1,47 +1,61 @@
-"""The GAN objective: relativistic pairing with zero-centred gradient penalties on both sides (R3GAN).
+"""The GAN objective: a generator and a discriminator under one of several losses and penalties.
 
-Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern GAN Baseline", arXiv 2501.05441.
+The defaults of the recipes are relativistic pairing with zero-centred gradient penalties on both sides: Huang et al.
+2024, "The GAN is dead; long live the GAN! A Modern GAN Baseline", arXiv 2501.05441.
 """
 
+from pathlib import Path
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models import checkpoint
 from models.gan import ConvDiscriminator
+from models.mlp_gan import MLPDiscriminator
+from models.style_gan import StyleGenerator
 from training import quality
+from training.augment import mirrored, shifted
+from training.best import Best
 from training.data import Batch, Dataset
 from training.ema import Ema
 from training.errors import TrainingError
-from training.judge import load_judge
+from training.judge import Judge, load_judge
+from training.latents import draw_latents, mixed
+from training.losses import LOSSES, one_centred, zero_centred
 from training.objective import adam, autocast
 from training.recipe import GanRecipe, Recipe
 
+DISCRIMINATORS: dict[str, type[nn.Module]] = {"conv": ConvDiscriminator, "mlp": MLPDiscriminator}
+
 
 class GanObjective:
-    """RpGAN + R1 + R2.
+    """Generator and discriminator in turn, one step each.
 
-    With logits a for real and b for generated pictures of the same labels, the discriminator minimises
-    softplus(b - a) and the generator softplus(a - b). On every `penalty_every`-th step the discriminator's loss also
-    has gamma / 2 * (|d a / d real|^2 + |d b / d generated|^2); the term is not multiplied by `penalty_every`, so that
-    the mean strength over steps is gamma / penalty_every.
+    On every `penalty_every`-th step the discriminator's loss also has gamma / 2 times its gradient penalty; the term
+    is not multiplied by `penalty_every`, so that the mean strength over steps is gamma / penalty_every. Both players
+    see the same random changes of pictures, real and generated alike.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device) -> None:
         """Build both networks with fresh weights from torch's global generator.
 
         Raises:
-            TrainingError: the judge can't be loaded, or a network does not fit the data.
+            TrainingError: a judge can't be loaded, both are the same, or a network does not fit the data.
         """
         assert isinstance(recipe.objective, GanRecipe)
         self._recipe, self._options, self._device = recipe, recipe.objective, device
+        self._loss = LOSSES[self._options.loss]
         self._generator = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
         self._discriminator = _discriminator(self._options, dataset).to(device)
-        self.networks = {"generator": self._generator, "discriminator": self._discriminator}
-        self.optimizers = {name: adam(network, recipe) for name, network in self.networks.items()}
         self.ema = Ema(self._generator, recipe.ema_decay)
-        self._watch = quality.Watch(load_judge(self._options.judge, device), dataset)
+        self._best = Best(self.ema.model)
+        players = {"generator": self._generator, "discriminator": self._discriminator}
+        self.optimizers = {name: adam(network, recipe) for name, network in players.items()}
+        self.networks: dict[str, nn.Module] = {**players, "best": self._best}
+        load_judge(self._options.judge)  # it is needed at the end: said now rather than then
+        self._watch = quality.Watch(_watching_judge(self._options, device), dataset)
         quality.check_generator("the generator", self.ema.model, dataset, self._watch.judge)
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -52,63 +66,94 @@ class GanObjective:
         return metrics
 
     def _generate(self, labels: Tensor) -> Tensor:
-        latents = torch.randn(len(labels), *quality.latent_model(self._generator).latent_shape, device=self._device)
+        latents = draw_latents(quality.latent_model(self._generator), len(labels), device=self._device)
+        if isinstance(self._generator, StyleGenerator):
+            latents = mixed(latents, self._options.style_mixing)
         out: Tensor = self._generator(latents, labels)
-        return out
+        return out.float()
+
+    def _changed(self, samples: Tensor) -> Tensor:
+        augment = self._options.augment
+        if augment.mirror:
+            samples = mirrored(samples, augment.mirror)
+        return shifted(samples, augment.shift, augment.shifted) if augment.shift else samples
 
     def _discriminator_step(self, batch: Batch, *, penalise: bool) -> dict[str, Tensor]:
         count = len(batch.labels)
+        penalise = penalise and self._options.penalty != "none"
         with autocast(self._recipe, self._device):
             with torch.no_grad():
-                generated = self._generate(batch.labels)
-            both = torch.cat([batch.samples, generated.float()]).requires_grad_(penalise)
+                both = self._changed(torch.cat([batch.samples, self._generate(batch.labels)]))
+            both.requires_grad_(penalise)
             logits = self._discriminator(both, batch.labels.repeat(2)).float()
         real, fake = logits[:count], logits[count:]
-        loss = F.softplus(fake - real).mean()
+        loss = self._loss.discriminator(real, fake)
         metrics = {"d_loss": loss.detach(), "d_margin": (real - fake).mean().detach()}
         if penalise:
-            penalty = gradient_penalty(logits, both, count)
+            penalty = self._penalty(logits, both, batch.labels)
             metrics["penalty"] = penalty.detach()
             loss = loss + self._options.gamma / 2 * penalty
         _descend(loss, self.optimizers["discriminator"])
         return metrics
 
+    def _penalty(self, logits: Tensor, both: Tensor, labels: Tensor) -> Tensor:
+        count = len(labels)
+        if self._options.penalty == "interpolated":
+            with autocast(self._recipe, self._device):
+                real, fake = both.detach()[:count], both.detach()[count:]
+                return one_centred(lambda samples: self._discriminator(samples, labels).float(), real, fake)
+        on_real, on_fake = zero_centred(logits, both, count)
+        return on_real if self._options.penalty == "r1" else on_real + on_fake
+
     def _generator_step(self, batch: Batch) -> dict[str, Tensor]:
         self._discriminator.requires_grad_(False)  # its weights' gradients are not needed here
         with autocast(self._recipe, self._device):
             with torch.no_grad():
-                real = self._discriminator(batch.samples, batch.labels)
-            fake = self._discriminator(self._generate(batch.labels).float(), batch.labels)
-        loss = F.softplus(real.float() - fake.float()).mean()
+                real = self._discriminator(self._changed(batch.samples), batch.labels)
+            fake = self._discriminator(self._changed(self._generate(batch.labels)), batch.labels)
+        loss = self._loss.generator(real.float(), fake.float())
         _descend(loss, self.optimizers["generator"])
         self._discriminator.requires_grad_(True)
         return {"g_loss": loss.detach()}
 
     def evaluate(self) -> dict[str, float]:
-        """What the judge makes of a few pictures of the EMA generator."""
-        return self._watch.look(self.ema.model)
+        """What the steering judge makes of a few pictures of the EMA generator; the best so far is kept."""
+        found = self._watch.look(_settled(self.ema.model))
+        self._best.offer(self.ema.model, found["fd_clf_rough"])
+        return found
 
     def product(self) -> nn.Module:
-        """The EMA generator."""
-        return self.ema.model
+        """The EMA generator as it was when the steering judge liked it best, or as it is now."""
+        best = self._best.model if self._options.keep == "best" and self._best.found else self.ema.model
+        return _settled(best)
 
     def samples(self) -> Tensor:
         """Unpicked pictures, a class a row."""
-        return quality.sample_grid(self.ema.model)
+        return quality.sample_grid(_settled(self.ema.model))
 
 
-def gradient_penalty(logits: Tensor, samples: Tensor, count: int) -> Tensor:
-    """R1 + R2: the mean squared norms of d logit / d sample over the first `count` rows and over the others, summed."""
-    (gradient,) = torch.autograd.grad(logits.sum(), samples, create_graph=True)
-    squared = gradient.float().square().flatten(1).sum(1)
-    return squared[:count].mean() + squared[count:].mean()
+def _settled(model: nn.Module) -> nn.Module:
+    """The network with whatever follows from its weights brought up to date."""
+    if isinstance(model, StyleGenerator):
+        model.settle()
+    return model
+
+
+def _watching_judge(options: GanRecipe, device: torch.device) -> Judge:
+    if Path(options.watch).resolve() == Path(options.judge).resolve():
+        raise TrainingError("objective.watch is objective.judge: what picks the network must not measure it")
+    return load_judge(options.watch, device)
 
 
 def _discriminator(options: GanRecipe, dataset: Dataset) -> nn.Module:
     """The discriminator, tried once on a picture of the last class."""
     sample, last = dataset.test.batch(torch.arange(1)).samples, torch.tensor([len(dataset.labels) - 1])
+    config: dict[str, Any] = dict(options.discriminator)
+    kind = config.pop("kind", None)
+    if kind not in DISCRIMINATORS:
+        raise TrainingError(f"objective.discriminator.kind must be one of {', '.join(DISCRIMINATORS)}, got {kind!r}")
     try:
-        network = ConvDiscriminator(**options.discriminator)
+        network = DISCRIMINATORS[kind](**config)
         with torch.no_grad():
             network(sample, last)
     except (TypeError, ValueError, RuntimeError, LookupError) as error:

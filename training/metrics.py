@@ -21,6 +21,74 @@ def frechet_distance(first: Features, second: Features) -> float:
     return float(difference @ difference + np.trace(a) + np.trace(b) - 2 * cross)
 
 
+def kernel_distance(
+    first: Features, second: Features, *, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Kernel distance (KID, Binkowski et al. 2018) of two clouds [N, D] and [M, D]: mean and deviation over subsets.
+
+    The unbiased squared maximum mean discrepancy under the kernel (x.y / D + 1)^3, of `subsets` pairs of subsets of
+    `size` points each, drawn without replacement. It is about zero, and may be below, where the clouds are alike.
+
+    Raises:
+        ValueError: a cloud has fewer than two points.
+    """
+    size = min(size, len(first), len(second))
+    if size < 2:
+        raise ValueError("at least 2 points are needed on each side")
+    draw = np.random.default_rng(seed)
+    found = [
+        _squared_discrepancy(*(cloud[draw.permutation(len(cloud))[:size]] for cloud in (first, second)))
+        for _ in range(subsets)
+    ]
+    return float(np.mean(found)), float(np.std(found))
+
+
+def _squared_discrepancy(first: Features, second: Features) -> float:
+    """Unbiased squared maximum mean discrepancy of two clouds of one size, [N, D] each."""
+    pairs = len(first) * (len(first) - 1)
+    within = sum((kernel.sum() - kernel.trace()) / pairs for kernel in (_cubic(first, first), _cubic(second, second)))
+    return float(within - 2 * _cubic(first, second).mean())
+
+
+def _cubic(first: Features, second: Features) -> Features:
+    base: Features = first @ second.T / first.shape[1] + 1
+    return base * base * base
+
+
+def inception_score(probabilities: Features, splits: int = 10) -> float:
+    """Inception score (Salimans et al. 2016) of class probabilities [N, C]: the mean over so many parts, in order.
+
+    exp of the mean KL divergence of a picture's classes from those of its part: between 1 and C, and high where each
+    picture shows one class clearly and all classes come.
+
+    Raises:
+        ValueError: fewer pictures than parts.
+    """
+    if len(probabilities) < splits:
+        raise ValueError(f"at least {splits} points are needed")
+    return float(np.mean([_score(part) for part in np.array_split(probabilities, splits)]))
+
+
+def _score(probabilities: Features) -> float:
+    smallest = np.finfo(np.float64).tiny  # 0 log 0 is 0
+    ratio = np.log(probabilities.clip(smallest)) - np.log(probabilities.mean(0).clip(smallest))
+    return float(np.exp((probabilities * ratio).sum(1).mean()))
+
+
+def mean_distance(cloud: Features) -> float:
+    """Mean Euclidean distance of two different points of a cloud [N, D].
+
+    Raises:
+        ValueError: there are no two points.
+    """
+    if len(cloud) < 2:
+        raise ValueError("at least 2 points are needed")
+    total = sum(
+        float(np.sqrt(_squared_distances(cloud[i : i + BLOCK], cloud)).sum()) for i in range(0, len(cloud), BLOCK)
+    )
+    return total / (len(cloud) * (len(cloud) - 1))
+
+
 def precision_recall(real: Features, generated: Features, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019).
 

@@ -17,7 +17,8 @@ class Objective(Protocol):
 
     A snapshot of an objective is the state dicts of its networks, its optimisers and its EMA: an objective keeps no
     other state. Noise for training comes from torch's global generator, which the snapshot holds too; noise for
-    evaluation comes from a generator of its own, so that evaluating more or less often never changes a run.
+    evaluation comes from a generator of its own, so that evaluating more or less often never changes a run, though it
+    may change which of the networks on the way is kept (`training.best`).
 
     Attributes:
         ema: the averaged network that is evaluated and published.

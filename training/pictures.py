@@ -14,8 +14,8 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 SCALE = 2  # so that 28 pixels can be seen
 
 
-def write_grid(path: Path, samples: Tensor, columns: int) -> None:
-    """Write pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row, each enlarged twice.
+def grid_png(samples: Tensor, columns: int, scale: int = SCALE) -> bytes:
+    """Pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row, each enlarged by whole pixels.
 
     Raises:
         TrainingError: C is not 1, 3 or 4, or N is not a multiple of `columns`.
@@ -23,13 +23,27 @@ def write_grid(path: Path, samples: Tensor, columns: int) -> None:
     count, channels, height, width = samples.shape
     if channels not in MODES or count % columns:
         raise TrainingError(f"no grid of {columns} columns can be made of pictures {list(samples.shape)}")
-    levels = ((samples.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
-    rows = levels.reshape(count // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    grid = rows.reshape(count // columns * height, columns * width, channels)
-    grid = grid.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    rows = to_levels(samples).numpy().reshape(count // columns, columns, channels, height, width)
+    grid = rows.transpose(0, 3, 1, 4, 2).reshape(count // columns * height, columns * width, channels)
+    grid = grid.repeat(scale, axis=0).repeat(scale, axis=1)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(grid.squeeze(2) if channels == 1 else grid), MODES[channels]).save(
         buffer, "PNG"
     )
+    return buffer.getvalue()
+
+
+def write_grid(path: Path, samples: Tensor, columns: int) -> None:
+    """Write pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row, each enlarged twice.
+
+    Raises:
+        TrainingError: C is not 1, 3 or 4, or N is not a multiple of `columns`.
+    """
+    content = grid_png(samples, columns)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, content)
+
+
+def to_levels(samples: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as the levels 0..255 that a PNG holds, uint8 on the CPU."""
+    return ((samples.clamp(-1, 1) + 1) * 127.5).round().byte().cpu()

@@ -10,31 +10,34 @@ from training.data import Dataset
 from training.errors import TrainingError
 from training.evaluate import COUNT, Evaluation, evaluate, evaluate_writer, networks, write_evaluation
 from training.judge import load_judge
-from training.recipe import ClassifierRecipe, LanguageRecipe, VaeRecipe
+from training.recipe import ClassifierRecipe, GanRecipe, LanguageRecipe, VaeRecipe
 from training.run import Run
 from training.text import TextDataset
 from training.tokenizer import end_of_text
 from training.writer import as_writer
 
 
-def publish(run: Run, recipe_path: Path) -> None:
+def publish(run: Run, recipe: str) -> None:
     """Write the run's EMA weights to the recipe's export folder if every gate is passed.
 
     The candidate, with its card, is kept in the run's folder either way.
 
+    Args:
+        run: finished.
+        recipe: the name of its file, with what was changed, for the card.
+
     Raises:
         TrainingError: a gate is missed; the message gives the measured values, and nothing is exported.
     """
-    recipe = run.recipe
-    export = Path(recipe.export)
+    export = Path(run.recipe.export)
     candidate = run.folder / "candidate" / export.name
     checkpoint.save(
         candidate,
         run.objective.product(),
-        architecture=recipe.model.architecture,
-        config=recipe.model.config,
-        labels=recipe.data.labels,
-        card=_card(run, recipe_path),
+        architecture=run.recipe.model.architecture,
+        config=run.recipe.model.config,
+        labels=run.recipe.data.labels,
+        card=_card(run, recipe),
         **_tokenizer(run),
     )
     loaded = checkpoint.load(candidate, networks())
@@ -65,20 +68,22 @@ def _tokenizer(run: Run) -> dict[str, Any]:
 
 
 def _guide(run: Run) -> dict[str, str]:
-    """The digest of the classifier that steered the training, if one did: a card must not hide it."""
-    objective = run.recipe.objective
-    if not (isinstance(objective, VaeRecipe) and objective.guide):
-        return {}
-    return {"guide": load_judge(objective.guide).digest}
+    """The digest of the classifier that steered the training or picked the network: a card must not hide it."""
+    objective, folder = run.recipe.objective, ""
+    if isinstance(objective, VaeRecipe):
+        folder = objective.guide
+    elif isinstance(objective, GanRecipe) and objective.keep == "best":
+        folder = objective.watch
+    return {"guide": load_judge(folder).digest} if folder else {}
 
 
-def _card(run: Run, recipe_path: Path) -> dict[str, Any]:
+def _card(run: Run, name: str) -> dict[str, Any]:
     recipe = run.recipe
     return {
         "description": recipe.description,
         "license": recipe.license,
         "training_data": run.dataset.card(),
-        "recipe": recipe_path.name,
+        "recipe": name,
         "commit": cards.commit(),
         **_guide(run),
         "steps": run.progress.step,

@@ -4,7 +4,7 @@ Knows networks, pictures and the judge; knows nothing of runs, recipes or files.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,30 +15,20 @@ from torch import Tensor, nn
 
 from models.protocols import LatentModel
 from models.vae import ConvVAE
-from training import fluency, metrics
+from training import fluency, measurement, metrics
 from training.data import Batch, Dataset, Split, to_samples
 from training.errors import TrainingError
 from training.judge import Judge, Opinion
+from training.latents import draw_latents
 
 BATCH = 100
 WATCHED = 2000  # pictures a look at a running training
 COLUMNS = 10  # of a sample grid
-COPY_CHECK = 1000  # generated pictures that are compared with every training picture
 
-GENERATOR_METRICS = (
-    "fd_clf",
-    "fd_clf_floor",
-    "precision",
-    "recall",
-    "class_accuracy",
-    "worst_class_accuracy",
-    "copy_distance",
-    "copy_distance_test",
-)
 METRICS = {
     "classifier": ("accuracy",),
-    "gan": GENERATOR_METRICS,
-    "vae": (*GENERATOR_METRICS, "negative_elbo"),
+    "gan": measurement.METRICS,
+    "vae": (*measurement.METRICS, "negative_elbo"),
     "language": fluency.METRICS,
 }
 
@@ -66,11 +56,16 @@ def latent_model(model: nn.Module) -> LatentModel:
 
 
 @torch.no_grad()
-def generate(model: nn.Module, labels: Tensor, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Unpicked pictures of these labels [N], [N, C, H, W] in [-1, 1], computed in `dtype`; noise of their own."""
+def generate(
+    model: nn.Module, labels: Tensor, seed: int, dtype: torch.dtype = torch.float32, truncation: float = 1.0
+) -> Tensor:
+    """Unpicked pictures of these labels [N], [N, C, H, W] in [-1, 1], computed in `dtype`; noise of their own.
+
+    The truncation scales the latents, as it does in the service.
+    """
     model = _in_precision(model, dtype)
     generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(labels), *latent_model(model).latent_shape, generator=generator)
+    latents = draw_latents(latent_model(model), len(labels), generator) * truncation
     device = next(model.parameters()).device
     chunks = zip(torch.split(latents, BATCH), torch.split(labels, BATCH), strict=True)
     return torch.cat([latent_model(model).decode(z.to(device, dtype), y.to(device)).float().cpu() for z, y in chunks])
@@ -110,14 +105,21 @@ def check_generator(name: str, model: nn.Module, dataset: Dataset, judge: Judge)
     Raises:
         TrainingError: the message gives both sides.
     """
-    classes = latent_model(model).num_classes
+    check_comparable(name, latent_model(model).num_classes, sample_grid(model).shape[1:], dataset, judge)
+
+
+def check_comparable(name: str, classes: int, shape: Sequence[int], dataset: Dataset, judge: Judge) -> None:
+    """The same for a model that is known by its classes and the shape [C, H, W] of its pictures.
+
+    Raises:
+        TrainingError: the message gives both sides.
+    """
     if judge.num_classes != len(dataset.labels):
         raise TrainingError(f"the judge knows {judge.num_classes} classes, the data have {len(dataset.labels)}")
     if classes not in (0, judge.num_classes):
         raise TrainingError(f"{name} has {classes} classes, the judge knows {judge.num_classes}")
-    made, real = list(sample_grid(model).shape[1:]), list(dataset.test.pictures.shape[1:])
-    if made != real:
-        raise TrainingError(f"{name} makes pictures of {made}, the data are {real}")
+    if list(shape) != (real := list(dataset.test.pictures.shape[1:])):
+        raise TrainingError(f"{name} makes pictures of {list(shape)}, the data are {real}")
 
 
 @torch.no_grad()
@@ -132,14 +134,13 @@ def measure_classifier(model: nn.Module, split: Split) -> dict[str, float]:
 
 
 def bound_terms(model: ConvVAE, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """-log p(x | z, y) with one posterior sample z, and the KL term, of each picture, in nats; each [N]."""
+    """-log p(x | z, y) with one posterior sample z, and the KL to the prior, of each picture, in nats; each [N]."""
     mean, log_variance = (part.float() for part in model.posterior(batch.samples, batch.labels))
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     logits = model.logits(mean + noise * (log_variance / 2).exp(), batch.labels).float()
     targets = (batch.samples + 1) / 2
     nll = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).sum(1)
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
-    return nll, kl
+    return nll, model.divergence(mean, log_variance, noise, batch.labels).float()
 
 
 @torch.no_grad()
@@ -176,57 +177,3 @@ class Watch:
             "min_class_share": float(counts.min() * self.judge.num_classes / count),
             "fd_clf_rough": metrics.frechet_distance(opinion.features, self._real.features),
         }
-
-
-def measure_generator(
-    model: nn.Module, judge: Judge, dataset: Dataset, count: int, seed: int, dtype: torch.dtype = torch.float32
-) -> dict[str, float]:
-    """The card's measurements of a generator that computes in `dtype`.
-
-    Returns:
-        fd_clf: Frechet distance on the judge's features, `count` generated pictures against the test split.
-        fd_clf_floor: the same for as many training pictures: what perfect samples would score.
-        precision, recall: of Kynkaanniemi et al. 2019 on the same features, k = 3.
-        class_accuracy: share of generated pictures in which the judge sees the class that was asked for.
-        worst_class_accuracy: the same for the worst class.
-        copy_distance, copy_distance_test: median pixel distance to the nearest training picture, of generated and of
-            test pictures; a model that copies has a much smaller one than the test split.
-        negative_elbo: for a VAE, nats a test picture.
-    """
-    labels = balanced_labels(count, judge.num_classes)
-    samples = generate(model, labels, seed, dtype)
-    generated, test = judge.opinion(samples), judge.opinion(to_samples(dataset.test.pictures))
-    chosen = np.random.default_rng(seed).permutation(len(dataset.train))[:count]
-    train = judge.opinion(to_samples(dataset.train.pictures[torch.from_numpy(chosen)]))
-    right = generated.classes == labels.numpy()
-    precision, recall = metrics.precision_recall(test.features, generated.features)
-    found = {
-        "fd_clf": metrics.frechet_distance(generated.features, test.features),
-        "fd_clf_floor": metrics.frechet_distance(train.features, test.features),
-        "precision": precision,
-        "recall": recall,
-        "class_accuracy": float(right.mean()),
-        "worst_class_accuracy": min(float(right[labels.numpy() == c].mean()) for c in range(judge.num_classes)),
-        **_copy_distances(samples, dataset),
-    }
-    if isinstance(model, ConvVAE):
-        found["negative_elbo"] = negative_elbo(model, dataset.test)
-    return found
-
-
-def _copy_distances(samples: Tensor, dataset: Dataset) -> dict[str, float]:
-    """Median Euclidean distance to the nearest training picture, in grey levels 0..1 over all pixels."""
-    train = _pixels(to_samples(dataset.train.pictures))
-    return {
-        "copy_distance": _median_nearest(_pixels(samples[:COPY_CHECK]), train),
-        "copy_distance_test": _median_nearest(_pixels(to_samples(dataset.test.pictures[:COPY_CHECK])), train),
-    }
-
-
-def _pixels(samples: Tensor) -> Tensor:
-    return (samples.flatten(1) + 1) / 2
-
-
-def _median_nearest(points: Tensor, cloud: Tensor) -> float:
-    nearest = [torch.cdist(chunk, cloud).amin(1) for chunk in torch.split(points, 100)]
-    return float(torch.cat(nearest).median())

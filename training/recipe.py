@@ -7,7 +7,7 @@ recipe reads as the full record of a run; an unknown key is an error, so that a 
 import dataclasses
 import tomllib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -19,7 +19,13 @@ Spec = TypeVar("Spec")
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which pictures: the folder with the four IDX files, what they are called and under which licence they come."""
+    """Which pictures, and under which licence they come.
+
+    Attributes:
+        name: a known data set, which says the format of its files, or any other name for four IDX files of one's own.
+        path: the folder with the files.
+        labels: names of the classes, in the order of their numbers.
+    """
 
     name: str
     path: str
@@ -80,30 +86,62 @@ class ClassifierRecipe:
 
 
 @dataclass(frozen=True)
+class AugmentRecipe:
+    """Random changes of what the discriminator sees; below a half, so that generated pictures do not take them on.
+
+    Attributes:
+        mirror: probability with which a picture is mirrored.
+        shift: pixels by which it is shifted at most, each way.
+        shifted: probability with which it is shifted at all.
+    """
+
+    mirror: float
+    shift: int
+    shifted: float
+
+
+@dataclass(frozen=True)
 class GanRecipe:
-    """Relativistic GAN with R1 and R2 penalties of weight `gamma`, applied on every `penalty_every`-th step."""
+    """A GAN; losses and penalties are those of `training.losses`.
+
+    Attributes:
+        gamma: weight of the gradient penalty, applied on every `penalty_every`-th step.
+        style_mixing: share of style-based generators' latents that are mixed of two; 0 for others.
+        judge: folder of the classifier that measures the result, and nothing else.
+        watch: folder of another one, which watches the run and picks the network to publish.
+        keep: "best" publishes the network that `watch` found closest to the data, "last" the last one.
+        discriminator: its `kind` and its constructor's keyword arguments.
+    """
 
     kind: Literal["gan"]
     betas: tuple[float, float]
+    loss: Literal["non-saturating", "hinge", "wasserstein", "relativistic"]
+    penalty: Literal["none", "r1", "r1+r2", "interpolated"]
     gamma: float
     penalty_every: int
+    augment: AugmentRecipe
+    style_mixing: float
     judge: str
+    watch: str
+    keep: Literal["best", "last"]
     discriminator: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class VaeRecipe:
-    """Bernoulli evidence lower bound; the KL term's weight rises linearly to 1 over `kl_warmup` steps.
+    """Bernoulli evidence lower bound; the KL term's weight rises linearly to `kl_weight` over `kl_warmup` steps.
 
     Attributes:
-        guide: folder of a classifier, not the judge, that rewards samples that show their class; "" for none.
-        guide_weight: of its cross-entropy, in nats a picture, on every `guide_every`-th step.
+        kl_weight: 1 is the bound itself; below 1 the codes say more of their picture, which then is less blurred.
+        guide: folder of a classifier, not the judge, to whose features generated pictures are matched; "" for none.
+        guide_weight: of the distance on its features, on every `guide_every`-th step.
         guide_from: step at which it begins; on a decoder that knows its classes it refines, earlier it caricatures.
     """
 
     kind: Literal["vae"]
     betas: tuple[float, float]
     kl_warmup: int
+    kl_weight: float
     judge: str
     guide: str
     guide_weight: float
@@ -212,11 +250,16 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
+    Args:
+        path: of a TOML file.
+        changes: such as `objective.loss = "hinge"`: each replaces the value of a key of the file.
+
     Raises:
-        TrainingError: the file is missing or is not TOML; a key is missing, unknown, of the wrong type or out of range.
+        TrainingError: the file is missing or is not TOML, or a change is not; a key is missing, unknown, of the wrong
+            type or out of range.
     """
     try:
         raw = tomllib.loads(path.read_text())
@@ -224,10 +267,27 @@ def read_recipe(path: Path) -> Recipe:
         raise TrainingError(f"{path}: no such recipe") from None
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path}: not readable as TOML: {error}") from error
+    for change in changes:
+        _change(raw, change)
     try:
         return parse_recipe(raw)
     except TrainingError as error:
         raise TrainingError(f"{path}: {error}") from None
+
+
+def _change(raw: dict[str, Any], change: str) -> None:
+    """Replace one key, which has to be there already."""
+    name, _, value = change.partition("=")
+    *tables, key = name.strip().split(".")
+    table: Any = raw
+    for part in tables:
+        table = table.get(part) if isinstance(table, dict) else None
+    if not isinstance(table, dict) or key not in table:
+        raise TrainingError(f"--set {change}: the recipe has no key {name.strip()}")
+    try:
+        table[key] = tomllib.loads(f"value = {value}")["value"]
+    except ValueError as error:
+        raise TrainingError(f"--set {change}: the value is not TOML: {error}") from error
 
 
 def parse_recipe(raw: Mapping[str, Any]) -> Recipe:
@@ -343,8 +403,13 @@ def _check_ranges(recipe: Recipe) -> None:
     if isinstance(recipe.objective, GanRecipe):
         rules.append(("objective.penalty_every", recipe.objective.penalty_every, positive))
         rules.append(("objective.gamma", recipe.objective.gamma, lambda value: value >= 0))
+        rules.append(("objective.augment.mirror", recipe.objective.augment.mirror, lambda value: 0 <= value < 0.5))
+        rules.append(("objective.augment.shift", recipe.objective.augment.shift, lambda value: value >= 0))
+        rules.append(("objective.augment.shifted", recipe.objective.augment.shifted, share))
+        rules.append(("objective.style_mixing", recipe.objective.style_mixing, share))
     if isinstance(recipe.objective, VaeRecipe):
         rules.append(("objective.kl_warmup", recipe.objective.kl_warmup, lambda value: value >= 0))
+        rules.append(("objective.kl_weight", recipe.objective.kl_weight, lambda value: 0 < value <= 1))
         rules.append(("objective.guide_weight", recipe.objective.guide_weight, lambda value: value >= 0))
         rules.append(("objective.guide_from", recipe.objective.guide_from, lambda value: value >= 0))
         rules.append(("objective.guide_every", recipe.objective.guide_every, positive))

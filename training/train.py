@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return train(options.recipe, out=options.out, resume=options.resume, stop_at=options.stop_at)
+        return train(
+            options.recipe, options.changes, out=options.out, resume=options.resume, stop_at=options.stop_at
+        )
     except (TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -61,19 +63,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Train a model from a recipe.")
     parser.add_argument("recipe", type=Path, help="a TOML file, such as training/recipes/fashion-gan.toml")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="replace a value of the recipe, given as TOML: --set 'objective.loss=\"hinge\"' (any number of times)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the snapshot in the run's folder")
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME)")
     parser.add_argument("--stop-at", type=int, metavar="STEP", help="stop after this step, with a snapshot")
     return parser
 
 
-def train(path: Path, *, out: Path | None = None, resume: bool = False, stop_at: int | None = None) -> int:
-    """Train the recipe in this file and publish the result; returns the exit status.
+def train(
+    path: Path,
+    changes: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    stop_at: int | None = None,
+) -> int:
+    """Train the recipe in this file, with changes, and publish the result; returns the exit status.
 
     Raises:
         TrainingError: anything that a person must mend, a missed gate included.
     """
-    recipe = read_recipe(path)
+    recipe = read_recipe(path, changes)
     run = Run(recipe, out or Path("runs") / recipe.name, _load(recipe.data))
     last = recipe.steps if stop_at is None else stop_at
     if resume:
@@ -85,7 +102,7 @@ def train(path: Path, *, out: Path | None = None, resume: bool = False, stop_at:
     if not run.finished:
         print(f"stopped after step {run.progress.step} of {recipe.steps}; --resume goes on")
         return 128 + stop.number if stop.number else 0
-    publish(run, path)
+    publish(run, ", ".join([path.name, *changes]))
     return 0
 
 

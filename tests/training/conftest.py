@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models import checkpoint
 from training.data import FILES, Dataset, load_dataset
@@ -41,15 +43,28 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "gan": {
         "kind": "gan",
         "betas": [0.0, 0.99],
+        "loss": "relativistic",
+        "penalty": "r1+r2",
         "gamma": 1.0,
         "penalty_every": 4,
+        "augment": {"mirror": 0.25, "shift": 1, "shifted": 0.5},
+        "style_mixing": 0.5,
         "judge": "",
-        "discriminator": {"num_classes": CLASSES, "channels": [8, 8], "image_size": SIDE, "image_channels": 1},
+        "watch": "",
+        "keep": "best",
+        "discriminator": {
+            "kind": "conv",
+            "num_classes": CLASSES,
+            "channels": [8, 8],
+            "image_size": SIDE,
+            "image_channels": 1,
+        },
     },
     "vae": {
         "kind": "vae",
         "betas": [0.9, 0.999],
         "kl_warmup": 5,
+        "kl_weight": 1.0,
         "judge": "",
         "guide": "",
         "guide_weight": 1.0,
@@ -129,14 +144,49 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judges") / "halves"
-    torch.manual_seed(3)
-    checkpoint.save(folder, ConvJudge(**JUDGE_CONFIG), architecture=ARCHITECTURE, config=JUDGE_CONFIG)
+    for place in (folder, guide_of(folder)):
+        torch.manual_seed(3)
+        checkpoint.save(place, ConvJudge(**JUDGE_CONFIG), architecture=ARCHITECTURE, config=JUDGE_CONFIG)
     return folder
+
+
+def guide_of(judge_folder: Path) -> Path:
+    """Where the judge that steers lies."""
+    return judge_folder.with_name("halves-guide")
 
 
 @pytest.fixture
 def judge(judge_folder: Path) -> Judge:
     return load_judge(judge_folder)
+
+
+class TinyInception(nn.Module):
+    """Takes and gives what NVIDIA's file of Inception does, with four features: three means and a corner."""
+
+    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        assert x.dtype == torch.uint8
+        assert x.size(1) == 3
+        assert return_features
+        return torch.cat([x.float().mean([2, 3]), x[:, :1, 0, 0].float()], 1)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[nn.Module, str], Path]:
+    """`script(network, "net.pt")`: its TorchScript file."""
+
+    def make(network: nn.Module, name: str) -> Path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the format is an old one, and users have it
+            torch.jit.save(torch.jit.script(network), str(tmp_path / name))
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def tiny_inception(script: Callable[[nn.Module, str], Path]) -> Path:
+    """A file as `--inception` takes it."""
+    return script(TinyInception(), "inception.pt")
 
 
 @pytest.fixture
@@ -162,6 +212,8 @@ def raw_recipe(
         objective = copy.deepcopy(OBJECTIVES[kind])
         if "judge" in objective:
             objective["judge"] = str(judge_folder)
+        if "watch" in objective:
+            objective["watch"] = str(guide_of(judge_folder))
         return {
             "name": f"tiny-{kind}",
             "description": "Halves, bright and dark.",

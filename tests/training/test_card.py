@@ -28,7 +28,8 @@ def config(card):
 
 
 def test_every_metric_is_explained():
-    assert cards.MEANINGS.keys() == {name for names in quality.METRICS.values() for name in names}
+    measured = {name for names in quality.METRICS.values() for name in names}
+    assert cards.MEANINGS.keys() == measured | {"fid_inception"}  # which takes a network of the user's
 
 
 def test_the_readme_names_all_that_a_card_must():
@@ -53,6 +54,14 @@ def test_the_readme_names_all_that_a_card_must():
         "## Intended use and limits",
     ):
         assert part in text, part
+
+
+def test_the_standard_fid_is_told_apart():
+    assert "fid_inception" not in cards.render("tiny", config(CARD))
+    how = {**CARD["evaluation"], "inception": "feedbeef"}
+    text = cards.render("tiny", config({**CARD, "evaluation": how}))
+    assert "fid_inception is on the features of the TorchScript file of sha256 `feedbeef...`" in text
+    assert "10,000 pictures against the test split; papers mostly take 50,000" in text
 
 
 def test_a_guide_is_not_hidden():

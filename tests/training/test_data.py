@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.data import FILES, Loader, Split, load_dataset, parse_idx, to_samples
+from training.data import FILES, SOURCES, Loader, Split, load_dataset, parse_idx, to_samples
 from training.errors import TrainingError
 from training.recipe import DataRecipe
 
@@ -43,6 +43,15 @@ def test_a_missing_file_names_the_debian_package_and_the_option(tmp_path):
 def test_data_that_only_claim_to_be_fashion_mnist_are_refused(data_folder):
     with pytest.raises(TrainingError, match=r"train-images.*sha256.*another data\.name"):
         load_dataset(recipe(data_folder, name="fashion-mnist"))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_known_data_set_has_its_files_published_and_a_way_to_get_them(name):
+    source = SOURCES[name]
+    assert tuple(source.sha256) == source.files
+    assert all(len(bytes.fromhex(digest)) == 32 for digest in source.sha256.values())
+    assert source.path
+    assert source.hint
 
 
 def test_a_label_beyond_the_names_is_refused(data_folder):

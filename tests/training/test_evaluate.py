@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from training import quality
 from training.data import DEFAULT_PATHS, Split
 from training.errors import TrainingError
 from training.evaluate import dataset_of, evaluate, find_folder, main, networks
+from training.measurement import CURVE
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"latent_dim": 4, "num_classes": 3, "embedding_dim": 4, "channels": [8, 8], "base_size": 4}
@@ -78,6 +80,52 @@ def test_a_dry_run_writes_nothing(model_folder, judge_folder, data_folder, capsy
     assert "class_accuracy" in capsys.readouterr().out
 
 
+def test_a_report_holds_what_was_measured(model_folder, judge_folder, data_folder, tmp_path):
+    change_card(model_folder, recipe="tiny.toml, steps = 2")
+    before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    run = tmp_path / "runs" / "tiny"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1, "g_loss": 0.5}\n{"step": 2, "g_loss": 0.25}\n')
+    more = ["--dry-run", "--report", "page.html", "--truncations", "0.5,1"]
+    assert main(options(judge_folder, data_folder, *more)) == 0
+    assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before
+    page, found = Path("page.html").read_text(), json.loads(Path("page.json").read_text())
+    assert "g_loss" in page
+    assert [point["truncation"] for point in found["truncation_curve"]] == [0.5, 1.0]
+    assert {name: found["truncation_curve"][1][name] for name in CURVE} == {n: found["metrics"][n] for n in CURVE}
+    assert found["truncation_curve"][0]["fd_clf"] != found["metrics"]["fd_clf"]
+    assert list(found["class_accuracies"]) == list(LABELS)
+    assert f'<td>fd_clf</td><td class="n">{found["metrics"]["fd_clf"]:.4g}</td>' in page
+
+
+def test_the_figures_alone_can_be_had(model_folder, judge_folder, data_folder):
+    assert main(options(judge_folder, data_folder, "--dry-run", "--json", "figures.json")) == 0
+    assert json.loads(Path("figures.json").read_text())["evaluation"]["count"] == 48
+    assert not Path("figures.html").exists()
+
+
+def test_a_classifier_has_a_report_too(judge_folder, dataset, tmp_path, data_folder, capsys):
+    card = {"training_data": dataset.card(), "metrics": {}, "recipe": "judge.toml"}
+    config = checkpoint.with_card(checkpoint.read_config(judge_folder, networks()), card)
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes((judge_folder / "model.safetensors").read_bytes())
+    checkpoint.write_config(folder, replace(config, labels=LABELS))
+    more = ["--data", str(data_folder), "--dry-run", "--report", str(tmp_path / "page.html")]
+    assert main([str(folder), *more]) == 0
+    assert "<td>accuracy</td>" in (tmp_path / "page.html").read_text()
+    assert main([str(folder), *more, "--truncations", "0.5"]) == 1
+    assert "judge makes no pictures: --truncations" in capsys.readouterr().err
+
+
+def test_the_standard_fid_takes_a_network_of_the_users(model_folder, judge_folder, data_folder, tiny_inception):
+    more = ["--dry-run", "--json", "figures.json", "--inception", str(tiny_inception)]
+    assert main(options(judge_folder, data_folder, *more)) == 0
+    found = json.loads(Path("figures.json").read_text())
+    assert found["metrics"]["fid_inception"] > 0
+    assert len(found["evaluation"]["inception"]) == 16
+
+
 def test_a_missed_gate_is_status_one(model_folder, judge_folder, data_folder, capsys):
     change_card(model_folder, gates={"class_accuracy": {"min": 1.01}})
     assert main(options(judge_folder, data_folder)) == 1
@@ -87,8 +135,10 @@ def test_a_missed_gate_is_status_one(model_folder, judge_folder, data_folder, ca
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
-        ({}, ["--count", "3"], "--count 3: at least 10"),
+        ({}, ["--count", "3"], "3 pictures: at least 10"),
         ({}, ["--threads", "0"], "--threads 0"),
+        ({}, ["--report", "nowhere/page.html"], "--report 'nowhere/page.html': not a file"),
+        ({}, ["--inception", "nowhere.pt"], "--inception nowhere.pt: no such file"),
         ({"training_data": {}}, [], "does not name its training data"),
         (
             {"training_data": {"name": "halves", "license": "MIT", "sha256": {}}},
@@ -109,6 +159,14 @@ def test_what_is_wrong_is_named(model_folder, judge_folder, data_folder, capsys,
 def test_data_of_an_unknown_place_are_asked_for(model_folder, judge_folder, capsys):
     assert main(["tiny", "--judge", str(judge_folder)]) == 1
     assert "say with --data where halves is" in capsys.readouterr().err
+
+
+def test_a_judge_that_steered_is_refused(model_folder, judge, judge_folder, data_folder, capsys):
+    change_card(model_folder, guide=judge.digest)
+    assert main(options(judge_folder, data_folder)) == 1
+    assert f"tiny was steered by the judge {judge.digest}" in capsys.readouterr().err
+    change_card(model_folder, guide="another")
+    assert main(options(judge_folder, data_folder, "--dry-run")) == 0
 
 
 def test_a_missing_model_or_judge_is_named(model_folder, data_folder, capsys):

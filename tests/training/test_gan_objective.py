@@ -1,26 +1,10 @@
 import pytest
 import torch
-from torch import nn
 
+from training import gan
 from training.data import Loader
 from training.errors import TrainingError
-from training.gan import GanObjective, gradient_penalty
-
-
-def test_the_penalty_of_a_linear_discriminator_is_its_squared_weight_on_both_sides():
-    layer = nn.Linear(4, 1, bias=False)
-    samples = torch.randn(10, 4, requires_grad=True)
-    penalty = gradient_penalty(layer(samples).squeeze(1), samples, count=6)
-    assert penalty.item() == pytest.approx(2 * layer.weight.square().sum().item(), rel=1e-5)
-
-
-def test_the_penalty_weighs_real_and_generated_alike_and_reaches_the_weights():
-    scale = torch.tensor(3.0, requires_grad=True)
-    samples = torch.tensor([[1.0], [1.0], [2.0]], requires_grad=True)  # two real, one generated
-    penalty = gradient_penalty((scale * samples.square()).squeeze(1), samples, count=2)
-    assert penalty.item() == pytest.approx(6.0**2 + 12.0**2)  # d/dx of 3 x^2 is 6 x
-    penalty.backward()
-    assert scale.grad.item() == pytest.approx(2 * 3 * (4 + 16))
+from training.gan import GanObjective
 
 
 @pytest.fixture
@@ -74,7 +58,83 @@ def test_metrics_name_what_is_watched(objective, dataset):
     assert set(step) == {"d_loss", "d_margin", "g_loss", "penalty"}
     assert set(objective.evaluate()) == {"class_accuracy", "min_class_share", "fd_clf_rough"}
     assert objective.samples().shape == (30, 1, 8, 8)
+
+
+def test_what_is_published_is_what_the_watching_judge_liked_best(objective, monkeypatch):
+    def look(distance):
+        monkeypatch.setattr(objective._watch.__class__, "look", lambda *_: {"fd_clf_rough": distance})
+        objective.evaluate()
+
+    look(7.0)
+    liked = weights(objective.product())
+    with torch.no_grad():
+        for tensor in objective.ema.model.parameters():
+            tensor += 1
+    look(8.0)
+    assert not any(changed(liked, objective.product()).values())
+    look(6.0)
+    assert all(changed(liked, objective.product()).values())
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_before_any_look_the_last_network_is_published(recipe, raw_recipe, dataset, keep):
+    raw = raw_recipe("gan")["objective"] | {"keep": keep}
+    objective = GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
     assert objective.product() is objective.ema.model
+
+
+def test_the_last_network_is_published_when_the_recipe_says_so(recipe, raw_recipe, dataset):
+    raw = raw_recipe("gan")["objective"] | {"keep": "last"}
+    objective = GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+    objective.evaluate()
+    assert objective.product() is objective.ema.model
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "hinge", "wasserstein", "relativistic"])
+@pytest.mark.parametrize("penalty", ["none", "r1", "r1+r2", "interpolated"])
+def test_every_loss_and_penalty_teaches_both_players(recipe, raw_recipe, dataset, loss, penalty):
+    raw = raw_recipe("gan")["objective"] | {"loss": loss, "penalty": penalty}
+    objective = GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+    before = [weights(network) for network in (objective._generator, objective._discriminator)]
+    metrics = objective.train_step(Loader(dataset.train, 16, seed=0).next(), 0)
+    assert ("penalty" in metrics) == (penalty != "none")
+    for then, network in zip(before, (objective._generator, objective._discriminator), strict=True):
+        assert all(changed(then, network).values())
+
+
+def test_both_players_see_changed_pictures_unless_the_recipe_says_otherwise(recipe, raw_recipe, dataset, monkeypatch):
+    seen = []
+    monkeypatch.setattr(gan, "mirrored", lambda samples, share: seen.append(("mirrored", share)) or samples)
+    monkeypatch.setattr(gan, "shifted", lambda samples, *how: seen.append(("shifted", *how)) or samples)
+    raw = raw_recipe("gan")["objective"]
+    batch = Loader(dataset.train, 16, seed=0).next()
+    GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu")).train_step(batch, 1)
+    assert seen == [("mirrored", 0.25), ("shifted", 1, 0.5)] * 3  # both together, then real, then generated ones
+    seen.clear()
+    raw["augment"] = {"mirror": 0.0, "shift": 0, "shifted": 0.0}
+    GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu")).train_step(batch, 1)
+    assert seen == []
+
+
+def test_a_fully_connected_pair_is_trained_by_the_same_objective(recipe, raw_recipe, dataset):
+    raw, shape = raw_recipe("gan"), [1, 8, 8]
+    raw["model"] = {"architecture": "mlp-gan", "config": {"num_classes": 3, "widths": [16], "image_shape": shape}}
+    raw["objective"]["discriminator"] = {"kind": "mlp", "num_classes": 3, "widths": [16], "image_shape": shape}
+    objective = GanObjective(recipe("gan", **raw), dataset, torch.device("cpu"))
+    objective.train_step(Loader(dataset.train, 16, seed=0).next(), 0)
+    assert objective.samples().shape == (30, 1, 8, 8)
+
+
+def test_a_style_based_generator_is_settled_before_it_is_looked_at(recipe, raw_recipe, dataset):
+    raw = raw_recipe("gan")
+    config = {"latent_dim": 4, "num_classes": 3, "style_dim": 8, "channels": [8, 8], "base_size": 4}
+    raw["model"] = {"architecture": "style-gan", "config": config}
+    objective = GanObjective(recipe("gan", **raw), dataset, torch.device("cpu"))
+    for step in range(3):
+        objective.train_step(Loader(dataset.train, 16, seed=0).next(), step)
+    assert objective.ema.model.centre.abs().sum() == 0
+    objective.evaluate()
+    assert all(row.abs().sum() > 0 for row in objective.product().centre)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +160,28 @@ def test_a_discriminator_that_does_not_fit_the_data_is_refused(recipe, raw_recip
 
 
 def test_wrong_discriminator_arguments_are_refused_by_name(recipe, raw_recipe, dataset):
-    raw = raw_recipe("gan")["objective"] | {"discriminator": {"chanels": [8]}}
+    raw = raw_recipe("gan")["objective"] | {"discriminator": {"kind": "conv", "chanels": [8]}}
     with pytest.raises(TrainingError, match=r"objective\.discriminator.*chanels"):
         GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
 
 
-def test_a_missing_judge_is_named(recipe, raw_recipe, dataset, tmp_path):
-    raw = raw_recipe("gan")["objective"] | {"judge": str(tmp_path / "nowhere")}
+@pytest.mark.parametrize("kind", [None, "conf", 7])
+def test_an_unknown_kind_of_discriminator_is_refused(recipe, raw_recipe, dataset, kind):
+    raw = raw_recipe("gan")["objective"]
+    raw["discriminator"]["kind"] = kind
+    with pytest.raises(TrainingError, match=r"discriminator\.kind must be one of conv, mlp"):
+        GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("key", ["judge", "watch"])
+def test_a_missing_judge_is_named(recipe, raw_recipe, dataset, tmp_path, key):
+    raw = raw_recipe("gan")["objective"] | {key: str(tmp_path / "nowhere")}
     with pytest.raises(TrainingError, match="nowhere"):
+        GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+
+
+def test_the_judge_that_measures_may_not_pick(recipe, raw_recipe, dataset):
+    raw = raw_recipe("gan")["objective"]
+    raw["watch"] = raw["judge"]
+    with pytest.raises(TrainingError, match=r"objective\.watch is objective\.judge"):
         GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))

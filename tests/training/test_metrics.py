@@ -3,8 +3,13 @@ import pytest
 import torch
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from training.metrics import frechet_distance, precision_recall
+from training.metrics import frechet_distance, inception_score, kernel_distance, mean_distance, precision_recall
+
+# the referee warns that it keeps all features in memory
+KEEPS_FEATURES = pytest.mark.filterwarnings("ignore:Metric `.*Inception.*` will save all extracted features")
 
 
 class Columns(nn.Module):
@@ -52,6 +57,77 @@ def test_frechet_distance_bears_features_that_never_vary():
     cloud = np.concatenate([random.normal(size=(50, 2)), np.zeros((50, 3))], axis=1)
     other = np.concatenate([random.normal(size=(50, 2)), np.ones((50, 3))], axis=1)
     assert frechet_distance(cloud, other) == pytest.approx(3, abs=0.5)
+
+
+def kernel_referee(first, second, **options):
+    metric = KernelInceptionDistance(feature=Columns(), normalize=False, **options).set_dtype(torch.float64)
+    for cloud, real in ((first, True), (second, False)):
+        metric.update(torch.from_numpy(cloud)[:, None, None, :].expand(-1, 3, -1, -1), real=real)
+    return [float(value) for value in metric.compute()]
+
+
+@KEEPS_FEATURES
+def test_kernel_distance_agrees_with_torchmetrics():
+    first, second = bytes_cloud(200, 1), bytes_cloud(200, 2)
+    expected, _ = kernel_referee(first, second, subsets=2, subset_size=200)  # each subset is the whole
+    mean, deviation = kernel_distance(first / 255, second / 255, subsets=3)
+    assert mean == pytest.approx(expected, rel=1e-6)
+    assert mean > 0.001
+    assert deviation == pytest.approx(0, abs=1e-12)
+
+
+@KEEPS_FEATURES
+def test_kernel_distance_over_subsets_agrees_with_torchmetrics_up_to_the_draw():
+    first, second = bytes_cloud(400, 1), bytes_cloud(300, 2)
+    torch.manual_seed(0)
+    expected, spread = kernel_referee(first, second, subsets=200, subset_size=50)
+    mean, deviation = kernel_distance(first / 255, second / 255, subsets=200, size=50)
+    assert mean == pytest.approx(expected, abs=4 * spread / 200**0.5)
+    assert deviation == pytest.approx(spread, rel=0.3)
+
+
+def test_kernel_distance_is_unbiased():
+    random = np.random.default_rng(0)
+    found = [kernel_distance(*random.normal(size=(2, 40, 4)), subsets=1)[0] for _ in range(200)]
+    assert min(found) < 0 < max(found)
+    assert abs(np.mean(found)) < 3 * np.std(found) / 200**0.5
+
+
+def test_kernel_distance_needs_two_points():
+    with pytest.raises(ValueError, match="at least 2 points"):
+        kernel_distance(np.zeros((1, 2)), np.zeros((9, 2)))
+
+
+@KEEPS_FEATURES
+@pytest.mark.filterwarnings(r"ignore:std\(\):UserWarning")  # of its one part
+def test_the_inception_score_agrees_with_torchmetrics():
+    cloud = bytes_cloud(300, 1)
+    metric = InceptionScore(feature=Columns(), normalize=False, splits=1).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(cloud)[:, None, None, :].expand(-1, 3, -1, -1))
+    probabilities = torch.from_numpy(cloud / 255).softmax(1).numpy()
+    mine = inception_score(probabilities, splits=1)
+    assert mine == pytest.approx(float(metric.compute()[0]), rel=1e-6)
+    assert mine > 1.0001
+
+
+def test_the_inception_score_of_known_classes():
+    sure = np.eye(5)[np.arange(100) % 5]
+    assert inception_score(sure) == pytest.approx(5)
+    assert inception_score(np.full((100, 5), 0.2)) == pytest.approx(1)
+    assert inception_score(np.eye(5)[np.zeros(100, int)]) == pytest.approx(1)
+    in_order = np.eye(5)[np.arange(100) // 20]
+    assert inception_score(in_order, splits=5) == pytest.approx(1)  # each part sees one class
+    with pytest.raises(ValueError, match="at least 10"):
+        inception_score(sure[:9])
+
+
+def test_the_mean_distance_is_that_of_all_pairs():
+    cloud = np.random.default_rng(0).normal(size=(300, 3))
+    pairs = torch.pdist(torch.from_numpy(cloud))
+    assert mean_distance(cloud) == pytest.approx(float(pairs.mean()), rel=1e-6)
+    assert mean_distance(np.array([[0.0, 0.0], [3.0, 4.0]])) == pytest.approx(5)
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_distance(np.zeros((1, 3)))
 
 
 def naive_share_inside(points, manifold, k):

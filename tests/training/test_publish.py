@@ -33,7 +33,7 @@ def card_of(folder):
 @pytest.mark.parametrize("kind", ["gan", "vae"])
 def test_a_weights_folder_is_complete_and_can_be_served(finished, tmp_path, kind):
     run = finished(kind, gates={"class_accuracy": {"min": 0.0}})
-    publish(run, tmp_path / "tiny.toml")
+    publish(run, "tiny.toml")
     folder = tmp_path / "export" / f"tiny-{kind}"
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md", "samples.png"}
     loaded = checkpoint.load(folder)
@@ -45,7 +45,7 @@ def test_a_weights_folder_is_complete_and_can_be_served(finished, tmp_path, kind
 
 def test_the_card_says_what_was_done_and_measured(finished, tmp_path):
     run = finished("gan", gates={"fd_clf": {"max": 1e9}})
-    publish(run, tmp_path / "tiny.toml")
+    publish(run, "tiny.toml")
     card = card_of(tmp_path / "export" / "tiny-gan")
     assert card["training_data"] == {"name": "halves", "license": "MIT", "sha256": dict(run.dataset.sha256)}
     assert (card["recipe"], card["steps"], card["license"]) == ("tiny.toml", 2, "Apache-2.0")
@@ -58,7 +58,7 @@ def test_the_card_says_what_was_done_and_measured(finished, tmp_path):
 def test_the_card_names_the_guide_that_steered(finished, raw_recipe, judge_folder, tmp_path):
     guide = tmp_path / "guide"
     shutil.copytree(judge_folder, guide)
-    publish(finished("vae", objective=raw_recipe("vae")["objective"] | {"guide": str(guide)}), tmp_path / "tiny.toml")
+    publish(finished("vae", objective=raw_recipe("vae")["objective"] | {"guide": str(guide)}), "tiny.toml")
     assert card_of(tmp_path / "export" / "tiny-vae")["guide"] == load_judge(guide).digest
 
 
@@ -68,18 +68,18 @@ def test_a_missed_gate_refuses_the_export_and_keeps_the_candidate(finished, tmp_
     with pytest.raises(
         TrainingError, match=r"gates missed: class_accuracy is 0\.\d+, min 1\.01 wanted; nothing exported"
     ):
-        publish(run, tmp_path / "tiny.toml")
+        publish(run, "tiny.toml")
     assert not (tmp_path / "export").exists()
     assert set(card_of(run.folder / "candidate" / "tiny-gan")["metrics"]) == set(quality.METRICS["gan"])
 
 
 def test_a_missed_gate_leaves_what_was_exported_before(finished, tmp_path):
-    publish(finished("gan"), tmp_path / "tiny.toml")
+    publish(finished("gan"), "tiny.toml")
     folder = tmp_path / "export" / "tiny-gan"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     worse = finished_again(finished, tmp_path)
     with pytest.raises(TrainingError, match="gates missed"):
-        publish(worse, tmp_path / "tiny.toml")
+        publish(worse, "tiny.toml")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -90,7 +90,7 @@ def finished_again(finished, tmp_path):
 
 def test_a_judge_is_published_with_features_of_unit_variance(finished, tmp_path):
     run = finished("classifier", gates={"accuracy": {"min": 0.0}})
-    publish(run, tmp_path / "tiny.toml")
+    publish(run, "tiny.toml")
     folder = tmp_path / "export" / "tiny-classifier"
     judge = load_judge(folder)
     assert isinstance(judge.network, ConvJudge)
@@ -98,3 +98,11 @@ def test_a_judge_is_published_with_features_of_unit_variance(finished, tmp_path)
     assert features.var(0).mean() == pytest.approx(1, rel=0.05)  # the weights were rounded to fp16
     assert not (folder / "samples.png").exists()
     assert card_of(folder)["metrics"].keys() == {"accuracy"}
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_card_names_the_judge_that_picked_the_network(finished, raw_recipe, tmp_path, keep):
+    objective = raw_recipe("gan")["objective"] | {"keep": keep}
+    publish(finished("gan", objective=objective), "tiny.toml")
+    guide = card_of(tmp_path / "export" / "tiny-gan").get("guide")
+    assert guide == (load_judge(objective["watch"]).digest if keep == "best" else None)

@@ -122,3 +122,27 @@ def test_errors_name_the_file(tmp_path):
 )
 def test_gate(gate, measured, passes):
     assert gate.passes(measured) is passes
+
+
+def test_changes_replace_values_of_the_file(recipe_file):
+    found = read_recipe(recipe_file("gan"), ['objective.loss = "hinge"', "steps=7", "objective.augment.shift = 3"])
+    assert (found.objective.loss, found.steps, found.objective.augment.shift) == ("hinge", 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stepz=7", "no key stepz"),
+        ("steps.more=7", "no key steps.more"),
+        ("nowhere.steps=7", "no key nowhere.steps"),
+        ("steps", "not TOML"),
+        ("name=hinge", "not TOML"),
+        ('steps="7"', "steps must be int"),
+        ("objective.gamma=-1", "objective.gamma is out of range"),
+        ('objective.loss="hing"', "objective.loss must be one of"),
+        ("objective.augment.mirror=0.5", "objective.augment.mirror is out of range"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_refused(recipe_file, change, message):
+    with pytest.raises(TrainingError, match=message):
+        read_recipe(recipe_file("gan"), [change])

@@ -26,7 +26,7 @@ def train(make_run, recipe, raw_recipe, tmp_path):
         run = make_run(made, name)
         run.start()
         run.train(lambda: run.finished, lambda progress, values: None)
-        publish(run, tmp_path / f"{name}.toml")
+        publish(run, f"{name}.toml")
         return export
 
     return go

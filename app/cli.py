@@ -1,4 +1,4 @@
-"""`genserve serve`: settings from flags and environment, signals, exit codes; `genserve bench` is in app/bench.
+"""`genserve serve`: settings from flags and environment, signals, exit codes; app/bench and app/dataset are clients.
 
 Exit codes of serve: 0 drained and stopped, 1 the start was refused, 2 bad flags or settings, 3 the device worker ended
 again and again.
@@ -7,18 +7,21 @@ again and again.
 import argparse
 import logging
 import sys
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import ValidationError
 
 from app import logs
-from app.bench import options
+from app.bench import options as bench_options
+from app.dataset import options as dataset_options
 from app.engine.engine import Engine
 from app.limits import Limits
 from app.main import create_app
 from app.server import Server
 from app.settings import Settings
 
+COMMANDS = "genserve.commands"  # entry points of other packages: modules with `main(arguments) -> exit status`
 FLAGS = ("host", "port", "weights", "models", "device", "dtype", "threads")
 
 log = logging.getLogger("genserve")
@@ -33,8 +36,16 @@ def build_parser() -> argparse.ArgumentParser:
         field = Settings.model_fields[name]
         default = "" if name == "models" else f" (default: {field.default})"
         serve.add_argument(f"--{name}", help=f"{field.description}{default}", default=argparse.SUPPRESS)
-    options.add_flags(commands.add_parser("bench", help="measure a service that runs: load it, print a table"))
+    bench_options.add_flags(commands.add_parser("bench", help="measure a service that runs: load it, print a table"))
+    dataset_options.add_flags(commands.add_parser("dataset", help="write a labelled set of a service's pictures"))
+    for name in more_commands():
+        commands.add_parser(name, help=f"see genserve {name} --help")
     return parser
+
+
+def more_commands() -> dict[str, EntryPoint]:
+    """Commands that other packages bring, by name; none is loaded before it is called."""
+    return {point.name: point for point in entry_points(group=COMMANDS)}
 
 
 def read_settings(flags: dict[str, str]) -> Settings:
@@ -68,22 +79,27 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def bench(flags: dict[str, Any]) -> int:
-    """Measure a service; the exit status."""
+def ask(command: str, flags: dict[str, Any]) -> int:
+    """Be a client of a service, as the command says; the exit status."""
     try:
-        from app.bench import command
+        from app.bench import command as bench
+        from app.dataset import command as dataset
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
-        print("genserve bench needs aiohttp: pip install 'genserve[bench]'", file=sys.stderr)
+        print(f"genserve {command} needs aiohttp: pip install 'genserve[bench]'", file=sys.stderr)
         return 2
-    return command.run(flags)
+    run = {"bench": bench.run, "dataset": dataset.run}[command]
+    return run(flags)
 
 
 def main() -> None:
     """Entry point of the `genserve` command."""
+    if sys.argv[1:] and (point := more_commands().get(sys.argv[1])):
+        sys.exit(point.load().main(sys.argv[2:]))
     flags = vars(build_parser().parse_args())
-    sys.exit(bench(flags) if flags.pop("command") == "bench" else serve(read_settings(flags)))
+    command = flags.pop("command")
+    sys.exit(serve(read_settings(flags)) if command == "serve" else ask(command, flags))
 
 
 if __name__ == "__main__":

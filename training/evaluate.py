@@ -26,7 +26,7 @@ from training.data import DEFAULT_PATHS, Dataset, load_dataset, to_samples
 from training.errors import TrainingError
 from training.history import History, read_history
 from training.inception import Inception
-from training.judge import JUDGES, Judge, load_judge
+from training.judge import JUDGES, Judge, judge_folder, load_judge
 from training.measurement import Measurement, Reference, check_count, curve, measure
 from training.pictures import write_grid
 from training.recipe import DataRecipe, TextRecipe
@@ -35,7 +35,6 @@ from training.text import Corpus
 from training.wanted import Wanted
 from training.writer import Writer, as_writer, load_writer
 
-JUDGE = Path("training/judges/fashion")
 COUNT = 10_000
 SERVED_DTYPE = torch.bfloat16  # what the service computes pictures in wherever the hardware has it
 
@@ -207,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description="Measure a weights folder.")
     parser.add_argument("name", help="of a folder in weights/ or training/judges/, or a path")
-    parser.add_argument("--judge", type=Path, default=JUDGE, help="the judge's folder (default: %(default)s)")
+    parser.add_argument("--judge", type=Path, help="the judge's folder (default: the committed one for the data)")
     parser.add_argument("--data", help="folder of the data (default: where the Debian package puts it)")
     parser.add_argument("--count", type=int, default=COUNT, help="generated pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the latents (default: %(default)s)")
@@ -278,7 +277,7 @@ def _measure(folder: Path, loaded: Checkpoint, options: argparse.Namespace, more
         peer = loaded.config.card.get("evaluation", {}).get("peer", "")
         return evaluate_writer(as_writer(folder, loaded), corpus_of(loaded, options.data), peer)
     dataset = dataset_of(loaded, options.data)
-    judge = load_judge(options.judge) if pictures else None
+    judge = load_judge(options.judge or judge_folder(dataset.name)) if pictures else None
     if judge is not None:
         check_impartial(loaded.name, loaded.config.card, judge)
     return evaluate(loaded, dataset, judge, count=options.count, seed=options.seed, extras=more)

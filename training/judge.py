@@ -1,6 +1,6 @@
 """The judge: a classifier whose features measure generators. It lives with training and is never served."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -138,6 +138,8 @@ class _Block(nn.Module):
         return F.relu(y + beside(self.shortcut(x)))
 
 
+FOLDERS = Path(__file__).parent / "judges"
+MEASURES: Mapping[str, str] = {"fashion-mnist": "fashion", "animal-mnist": "animals"}  # data -> the judge that measures
 JUDGES: dict[str, type[nn.Module]] = {ARCHITECTURE: ConvJudge, RESIDUAL: ResidualJudge}
 
 
@@ -163,6 +165,7 @@ class Judge:
     network: JudgeNetwork
     digest: str
     num_classes: int
+    data: str = ""  # what it was trained on; "" when its card does not say
 
     @torch.no_grad()
     def opinion(self, samples: Tensor, batch_size: int = 100) -> Opinion:
@@ -189,4 +192,20 @@ def load_judge(folder: Path | str, device: torch.device | None = None) -> Judge:
         raise TrainingError(f"the judge can't be loaded: {error} (a classifier recipe trains one)") from error
     network = loaded.model
     assert isinstance(network, JudgeNetwork)  # JUDGES holds nothing else
-    return Judge(network.to(device or torch.device("cpu")), loaded.config.digest[:16], network.to_logits.out_features)
+    return Judge(
+        network.to(device or torch.device("cpu")),
+        loaded.config.digest[:16],
+        network.to_logits.out_features,
+        loaded.config.card.get("training_data", {}).get("name", ""),
+    )
+
+
+def judge_folder(data: str) -> Path:
+    """Where the judge lies that measures generators trained on these data.
+
+    Raises:
+        TrainingError: there is none in this repository.
+    """
+    if data not in MEASURES:
+        raise TrainingError(f"no judge for {data} (there are some for {', '.join(MEASURES)}): name one with --judge")
+    return FOLDERS / MEASURES[data]

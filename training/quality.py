@@ -100,7 +100,7 @@ def _batches(split: Split, limit: int | None) -> Iterator[Batch]:
 
 
 def check_generator(name: str, model: nn.Module, dataset: Dataset, judge: Judge) -> None:
-    """Refuse what can't be compared: other classes than the judge's, other pictures than the data's.
+    """Refuse what can't be compared: other data or classes than the judge's, other pictures than the data's.
 
     Raises:
         TrainingError: the message gives both sides.
@@ -114,6 +114,8 @@ def check_comparable(name: str, classes: int, shape: Sequence[int], dataset: Dat
     Raises:
         TrainingError: the message gives both sides.
     """
+    if judge.data not in ("", dataset.name):
+        raise TrainingError(f"the judge was trained on {judge.data}, {name} on {dataset.name}")
     if judge.num_classes != len(dataset.labels):
         raise TrainingError(f"the judge knows {judge.num_classes} classes, the data have {len(dataset.labels)}")
     if classes not in (0, judge.num_classes):

@@ -12,7 +12,7 @@ from training import quality
 from training.client import Client
 from training.errors import TrainingError
 from training.evaluate import check_impartial, dataset_named, evaluate_pictures, extras, report_of
-from training.judge import load_judge
+from training.judge import judge_folder, load_judge
 from training.measurement import Reference, check_count
 from training.report import COLUMNS, write_report
 from training.wanted import Wanted
@@ -27,12 +27,12 @@ def evaluate(options: argparse.Namespace, asked: Wanted) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     more = extras(asked)
-    judge = load_judge(options.judge)
-    check_count(options.count, judge.num_classes)
     client = Client(options.url, options.model)
     served = client.describe()
-    check_impartial(served.name, served.card, judge)
     dataset = dataset_named(served.name, served.card, served.labels, options.data)
+    judge = load_judge(options.judge or judge_folder(dataset.name))
+    check_count(options.count, judge.num_classes)
+    check_impartial(served.name, served.card, judge)
     quality.check_comparable(served.name, served.num_classes, served.shape, dataset, judge)
     labels = quality.balanced_labels(options.count, judge.num_classes)
     make = partial(client.pictures, served, labels, options.seed)

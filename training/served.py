@@ -17,7 +17,6 @@ from training import wanted
 from training.errors import TrainingError
 
 HELP = "measure what a running service serves: distances, precision, recall, class accuracy"
-JUDGE = Path(__file__).parent / "judges" / "fashion"
 COUNT, MAX_COUNT = 10_000, 100_000
 
 
@@ -26,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8000", help="the service (default: %(default)s)")
     add("--model", required=True, metavar="NAME", help="what to measure")
-    add("--judge", type=Path, default=JUDGE, metavar="FOLDER", help="the judge's folder (default: %(default)s)")
+    add("--judge", type=Path, metavar="FOLDER", help="the judge's folder (default: the committed one for the data)")
     add("--data", metavar="FOLDER", help="folder of the data (default: where the Debian package puts it)")
     add("--count", type=int, default=COUNT, help="pictures to ask for (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the first picture (default: %(default)s)")
@@ -48,7 +47,7 @@ def run(flags: Mapping[str, Any]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m training.served`; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.served", description=f"{HELP.capitalize()}.")
+    parser = argparse.ArgumentParser(prog="genserve evaluate", description=f"{HELP.capitalize()}.")
     add_flags(parser)
     return run(vars(parser.parse_args(arguments)))
 

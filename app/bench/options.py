@@ -58,19 +58,19 @@ def read(flags: Mapping[str, object]) -> Options:
     given = {name: str(value) for name, value in flags.items() if isinstance(value, str)}
     names = flags.get("model")
     return Options(
-        url=_url(given["url"]),
+        url=service_url(given["url"]),
         models=tuple(map(str, names)) if isinstance(names, list) else (),
-        clients=_several("--clients", given["clients"], _whole(MAX_CLIENTS)),
-        seconds=_one("--seconds", given["seconds"], _positive(MAX_SECONDS)),
-        rates=_several("--rates", given["rates"], _positive(MAX_RATE)) if given["rates"].strip() else (),
-        n=_one("--n", given["n"], _whole(MAX_PICTURES)),
-        max_tokens=_one("--max-tokens", given["max_tokens"], _whole(MAX_TOKENS)),
+        clients=_several("--clients", given["clients"], whole(MAX_CLIENTS)),
+        seconds=number("--seconds", given["seconds"], positive(MAX_SECONDS)),
+        rates=_several("--rates", given["rates"], positive(MAX_RATE)) if given["rates"].strip() else (),
+        n=number("--n", given["n"], whole(MAX_PICTURES)),
+        max_tokens=number("--max-tokens", given["max_tokens"], whole(MAX_TOKENS)),
         client=_choice(given["client"]),
         json=_file(given["json"]) if "json" in given else None,
     )
 
 
-def _url(given: str) -> str:
+def service_url(given: str) -> str:
     """Scheme, host and port, perhaps a path; without a slash at the end."""
     try:
         parts = urlsplit(given)
@@ -84,7 +84,7 @@ def _url(given: str) -> str:
     return given.rstrip("/?#")
 
 
-def _whole(limit: int) -> Callable[[str], int]:
+def whole(limit: int) -> Callable[[str], int]:
     """A converter that says in its name what it takes."""
 
     def convert(text: str) -> int:
@@ -97,7 +97,9 @@ def _whole(limit: int) -> Callable[[str], int]:
     return convert
 
 
-def _positive(limit: float) -> Callable[[str], float]:
+def positive(limit: float) -> Callable[[str], float]:
+    """The same for numbers that need not be whole."""
+
     def convert(text: str) -> float:
         value = float(text)
         if not (math.isfinite(value) and 0 < value <= limit):
@@ -108,7 +110,12 @@ def _positive(limit: float) -> Callable[[str], float]:
     return convert
 
 
-def _one(flag: str, text: str, convert: Callable[[str], T]) -> T:
+def number(flag: str, text: str, convert: Callable[[str], T]) -> T:
+    """A flag's value.
+
+    Raises:
+        BadFlag: it is none that `convert` takes.
+    """
     try:
         return convert(text)
     except ValueError:

@@ -64,9 +64,9 @@ async def survey(url: str, names: Sequence[str], *, n: int, max_tokens: int) -> 
         BadFlag: it has no such model, or refuses such a request.
     """
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
-        status, _, data = await _exchange(session, "GET", f"{url}/v1/models")
+        status, _, data = await exchange(session, "GET", f"{url}/v1/models")
         if status != 200:
-            raise Unusable(f"{url}: GET /v1/models answers {status}{_reason(data)}")
+            raise Unusable(f"{url}: GET /v1/models answers {status}{reason(data)}")
         cards = _choose(_cards(url, data), names, url)
         targets = [
             picture(url, name, card.get("digest", ""), n)
@@ -77,7 +77,7 @@ async def survey(url: str, names: Sequence[str], *, n: int, max_tokens: int) -> 
         return [await _try(session, target) for target in targets]
 
 
-async def _exchange(session: aiohttp.ClientSession, method: str, url: str, **send: Any) -> tuple[int, Any, bytes]:
+async def exchange(session: aiohttp.ClientSession, method: str, url: str, **send: Any) -> tuple[int, Any, bytes]:
     """Status, headers, body."""
     try:
         async with session.request(method, url, allow_redirects=False, **send) as response:
@@ -119,15 +119,15 @@ def _choose(cards: dict[str, dict[str, Any]], names: Sequence[str], url: str) ->
 
 async def _try(session: aiohttp.ClientSession, target: Target) -> Target:
     """The same target, once it has answered, with its runtime."""
-    status, headers, data = await _exchange(session, "POST", target.url, data=target.body, headers=target.headers)
+    status, headers, data = await exchange(session, "POST", target.url, data=target.body, headers=target.headers)
     if status == 400:
-        raise BadFlag(f"{target.model}: the service refuses the request{_reason(data)}")
+        raise BadFlag(f"{target.model}: the service refuses the request{reason(data)}")
     if not 200 <= status < 300:
-        raise Unusable(f"{target.model}: {target.url} answers {status}{_reason(data)}")
+        raise Unusable(f"{target.model}: {target.url} answers {status}{reason(data)}")
     return replace(target, runtime=headers.get("X-Genserve-Runtime", "unknown"))
 
 
-def _reason(data: bytes) -> str:
+def reason(data: bytes) -> str:
     """What an error's body says, on one line; empty when it isn't one of genserve's."""
     try:
         body = json.loads(data)

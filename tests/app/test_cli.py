@@ -1,5 +1,6 @@
 """Flags and settings of `genserve`; whole runs of it are in tests/test_server.py."""
 
+import subprocess
 import sys
 
 import pytest
@@ -53,3 +54,19 @@ def test_main_ends_with_the_status_of_serve(monkeypatch):
         cli.main()
     assert caught.value.code == 7
     assert seen[0].port == 0
+
+
+def test_a_command_of_another_package_is_listed_and_gets_its_arguments(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--help"])
+    assert "evaluate" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["genserve", "evaluate", "--model", "nobody", "--url", "http://127.0.0.1:1"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert "http://127.0.0.1:1: can't be reached" in capsys.readouterr().err
+
+
+def test_serving_loads_no_command_of_another_package():
+    code = "import sys; from app.cli import build_parser; build_parser(); sys.exit('training' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -173,7 +173,7 @@ def test_a_missing_model_or_judge_is_named(model_folder, data_folder, capsys):
     assert main(["nobody"]) == 1
     assert "nobody: no weights folder" in capsys.readouterr().err
     assert main(["tiny", "--data", str(data_folder)]) == 1
-    assert "judge can't be loaded" in capsys.readouterr().err
+    assert "no judge for halves" in capsys.readouterr().err
 
 
 def test_names_and_paths_find_a_folder(model_folder):
@@ -202,7 +202,14 @@ def test_pictures_of_another_size_than_the_data_are_refused(model_folder, datase
         evaluate(checkpoint.load(folder), dataset, judge, count=48)
 
 
-COMMITTED = ("weights/fashion-gan", "weights/fashion-vae", "training/judges/fashion", "training/judges/fashion-guide")
+COMMITTED = (
+    "weights/fashion-gan",
+    "weights/fashion-vae",
+    "training/judges/animals",
+    "training/judges/animals-guide",
+    "training/judges/fashion",
+    "training/judges/fashion-guide",
+)
 
 
 @pytest.mark.parametrize("folder", COMMITTED)

@@ -7,7 +7,7 @@ import torch
 import models
 from models import checkpoint
 from training.errors import TrainingError
-from training.judge import JUDGES, RESIDUAL, ConvJudge, ResidualJudge, load_judge
+from training.judge import JUDGES, RESIDUAL, ConvJudge, ResidualJudge, judge_folder, load_judge
 from training.recipe import read_recipe
 
 
@@ -93,3 +93,10 @@ def test_a_missing_or_broken_judge_is_named(tmp_path, judge_folder):
     (tmp_path / "model.safetensors").write_bytes(tampered)
     with pytest.raises(TrainingError, match=r"judge can't be loaded.*sha256"):
         load_judge(tmp_path)
+
+
+def test_the_committed_judges_know_their_data():
+    for data in ("fashion-mnist", "animal-mnist"):
+        assert load_judge(judge_folder(data)).data == data
+    with pytest.raises(TrainingError, match=r"no judge for halves .* fashion-mnist, animal-mnist"):
+        judge_folder("halves")

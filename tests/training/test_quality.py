@@ -1,3 +1,6 @@
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +138,11 @@ def test_a_gate_on_what_is_never_measured_is_refused():
     with pytest.raises(TrainingError, match=r"gates\.negative_elbo"):
         quality.check_metrics("gan", ["negative_elbo"])
     quality.check_metrics("vae", ["negative_elbo"])
+
+
+def test_a_judge_of_other_data_is_refused(judge, dataset):
+    check = partial(quality.check_comparable, "tiny", 3, [1, 8, 8], dataset)
+    check(judge)  # its card does not say what it was trained on
+    check(replace(judge, data="halves"))
+    with pytest.raises(TrainingError, match="the judge was trained on quarters, tiny on halves"):
+        check(replace(judge, data="quarters"))

@@ -88,4 +88,4 @@ async def test_a_service_that_never_answers(service, monkeypatch):
 
 
 def test_a_body_that_is_no_problem_of_genserve_s_gives_no_reason():
-    assert [target._reason(data) for data in (b"", b"[]", b"7", b'{"error": "x"}', b"{}")] == [""] * 5
+    assert [target.reason(data) for data in (b"", b"[]", b"7", b'{"error": "x"}', b"{}")] == [""] * 5

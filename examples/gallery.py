@@ -1,4 +1,7 @@
-"""Makes the README's picture rows from a running server: one picture a class. GENSERVE_URL names another server."""
+"""Makes the README's picture rows from a running server: seeds 0 to 15 of every picture model, a row a model.
+
+GENSERVE_URL names another server.
+"""
 
 import io
 import os
@@ -7,18 +10,18 @@ import httpx
 from PIL import Image
 
 URL = os.environ.get("GENSERVE_URL", "http://127.0.0.1:8000")
-MODELS = ("fashion-gan", "fashion-vae")
-SCALE, GAP = 3, 6
+SEEDS, SCALE, GAP = range(16), 2, 4
 
 with httpx.Client(base_url=URL, timeout=60) as client:
+    models = client.get("/v1/models").raise_for_status().json()["data"]
     rows = []
-    for model in MODELS:
-        labels = client.get(f"/v1/models/{model}").raise_for_status().json()["genserve"]["labels"]
-        asked = [{"model": model, "seed": label, "label": label, "scale": SCALE} for label in range(len(labels))]
+    for name in [model["id"] for model in models if model["genserve"]["kind"] == "latent"]:
+        asked = [{"model": name, "seed": seed, "scale": SCALE} for seed in SEEDS]
         files = [client.post("/v1/images/generate", json=body).raise_for_status().content for body in asked]
         rows.append([Image.open(io.BytesIO(file)) for file in files])
+        print(name)
 width, height = (size + GAP for size in rows[0][0].size)
-sheet = Image.new("L", (width * len(rows[0]) - GAP, height * len(rows) - GAP), 255)
+sheet = Image.new("L", (width * len(SEEDS) - GAP, height * len(rows) - GAP), 255)
 for y, row in enumerate(rows):
     for x, picture in enumerate(row):
         sheet.paste(picture, (x * width, y * height))

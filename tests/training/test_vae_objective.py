@@ -117,6 +117,24 @@ def test_a_guided_run_with_a_flow_resumes_as_if_it_had_not_stopped(make_run, rec
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_the_finish_is_measured_but_not_trained(recipe, raw_recipe, dataset):
+    def trained(**finish):
+        model = raw_recipe("vae")["model"]
+        model["config"] |= finish
+        torch.manual_seed(0)
+        objective, loader = (
+            VaeObjective(recipe("vae", model=model), dataset, torch.device("cpu")),
+            Loader(dataset.train, 16, 0),
+        )
+        for step in range(5):
+            objective.train_step(loader.next(), step)
+        return objective.networks["vae"].state_dict(), objective.evaluate()["negative_elbo"]
+
+    (plain, bound), (finished, other) = trained(), trained(sharpness=0.5, black_level=0.1)
+    assert all(torch.equal(plain[name], finished[name]) for name in plain)
+    assert other > bound + 0.1
+
+
 def test_metrics_name_what_is_watched(objective):
     assert set(objective.evaluate()) == {"negative_elbo", "class_accuracy", "min_class_share", "fd_clf_rough"}
     assert objective.samples().shape == (30, 1, 8, 8)

@@ -1,13 +1,13 @@
-"""The threads that turn large pictures into files: what waits for them, how long that takes, and whether it is in time.
+"""The threads that turn large pictures into files, and files into pictures: what waits for them, and for how long.
 
-Knows pixels, formats and seconds; what is encoded is the service's business.
+Knows pixels, formats and seconds; what is done there is the service's business.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from app.codecs import ImageFormat
 from app.engine.promises import Promises
@@ -19,7 +19,10 @@ THREADS = 2
 FRESH = 0.7  # of a request's time may be taken by what waits for the encoders
 KEPT = 0.9  # for one that was told to come now
 SMOOTHING = 0.3  # weight of the newest picture in the learned seconds a pixel
-FIRST_GUESS: dict[ImageFormat, float] = {"png": 1e-8, "webp": 1e-7}  # seconds a pixel
+Work: TypeAlias = ImageFormat | Literal["upload"]  # a format to encode in, or a file to read
+FIRST_GUESS: dict[Work, float] = {"png": 1e-8, "webp": 1e-7, "upload": 3e-8}  # seconds a pixel
+LATE: dict[Work, str] = {"upload": "the picture was not read in time"}
+ENCODED_LATE = "the pictures were computed, but not encoded in time"
 
 T = TypeVar("T")
 
@@ -38,61 +41,67 @@ class Encoders:
         """Let the threads go."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def reserve(self, pixels: int, image_format: ImageFormat, terms: Terms) -> float:
-        """Take note of pictures that will have to be encoded; the predicted seconds, to be given back with `release`.
+    def reserve(self, pixels: int, work: Work, terms: Terms) -> float:
+        """Take note of pixels that will have to be worked on; the predicted seconds, to be given back with `release`.
 
         Raises:
             Overloaded: what waits already would take too much of the request's time.
         """
-        seconds = pixels * self._pixel_seconds[image_format]
+        seconds = pixels * self._pixel_seconds[work]
         wait = self._backlog / THREADS + seconds
         if self._backlog and wait > FRESH * terms.seconds:
             key = (terms.client, terms.digest())
             if wait > KEPT * terms.seconds or not self._promises.redeem(key):
                 self._telemetry.rejected.labels("encoders").inc()
                 after = self._promises.make(key, wait - FRESH * terms.seconds, seconds / THREADS)
-                said = f"it would be encoded in {wait:.2f} s; it has {terms.seconds:.2f} s"
+                done = "read" if work == "upload" else "encoded"
+                said = f"it would be {done} in {wait:.2f} s; it has {terms.seconds:.2f} s"
                 raise Overloaded(said, retry_after=after)
         self._backlog += seconds
         return seconds
 
     def release(self, seconds: float) -> None:
-        """Pictures are encoded, or will not be."""
+        """It is done, or will not be."""
         self._backlog = max(0.0, self._backlog - seconds)
 
     async def run(
         self,
         call: Callable[[], T],
         pixels: int,
-        image_format: ImageFormat,
+        work: Work,
         watch: Callable[[asyncio.Future[T]], Awaitable[T]],
         deadline: float,
     ) -> T:
         """Call in a thread; nothing is begun for a client that has left, or whose time is over.
 
         Args:
-            call: what encodes.
-            pixels: that it encodes.
-            image_format: into which.
+            call: what encodes or reads.
+            pixels: that it works on.
+            work: of which kind.
             watch: awaits the future and cancels it when the client leaves.
             deadline: by the loop's clock.
 
         Raises:
             DeadlineExceeded: it was not done by then.
         """
+        loop = asyncio.get_running_loop()
 
-        def timed() -> tuple[T, float]:
+        def timed() -> T:
             start = time.perf_counter()
-            return call(), time.perf_counter() - start
-
-        async def made() -> T:
-            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
-            known = self._pixel_seconds[image_format]
-            self._pixel_seconds[image_format] = known + SMOOTHING * (seconds / pixels - known)
+            result = call()
+            loop.call_soon_threadsafe(self._learn, work, (time.perf_counter() - start) / pixels)  # even if it is late
             return result
+
+        async def made() -> T:  # for whom is gone by then, nothing is even queued
+            return await loop.run_in_executor(self._pool, timed)
 
         try:
             async with asyncio.timeout_at(deadline):
                 return await watch(asyncio.ensure_future(made()))
         except TimeoutError:
-            raise DeadlineExceeded("the pictures were computed, but not encoded in time") from None
+            raise DeadlineExceeded(LATE.get(work, ENCODED_LATE)) from None
+
+    def _learn(self, work: Work, seconds: float) -> None:
+        """Take note of what a pixel took."""
+        known = self._pixel_seconds[work]
+        self._pixel_seconds[work] = known + SMOOTHING * (seconds - known)

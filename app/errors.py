@@ -5,9 +5,11 @@ GenserveError
 │   ├── InvalidJSON             400 invalid_json
 │   ├── InvalidField            400 invalid_field      (names the field)
 │   ├── UnknownField            400 unknown_field      (names the field)
+│   ├── InvalidPicture          400 invalid_picture    (truncated, broken)
 │   ├── ModelNotFound           404 model_not_found    (field "model")
 │   ├── NotAcceptable           406 not_acceptable
 │   ├── BodyTooLarge            413 body_too_large
+│   ├── PictureTooLarge         413 picture_too_large  (in pixels)
 │   └── UnsupportedMediaType    415 unsupported_media_type
 ├── Overloaded                  429 overloaded         (Retry-After)
 ├── ComputeFailed               500 compute_failed     (this request's own computation failed)
@@ -69,6 +71,12 @@ class UnknownField(RequestError):
     code, title = "unknown_field", "The request holds an unknown field"
 
 
+class InvalidPicture(RequestError):
+    """An uploaded picture is truncated, broken, or not what its beginning says."""
+
+    code, title = "invalid_picture", "The picture can't be read"
+
+
 class ModelNotFound(RequestError):
     """No model of that name and kind is served."""
 
@@ -87,8 +95,14 @@ class BodyTooLarge(RequestError):
     status, code, title = 413, "body_too_large", "The body is too large"
 
 
+class PictureTooLarge(RequestError):
+    """An uploaded picture has more pixels than the operator allows; it was not decoded."""
+
+    status, code, title = 413, "picture_too_large", "The picture is too large"
+
+
 class UnsupportedMediaType(RequestError):
-    """The body is not declared as application/json."""
+    """The body, or a picture in it, is not declared as or not of a kind that this route reads."""
 
     status, code, title = 415, "unsupported_media_type", "The body's media type is not supported"
 

@@ -3,6 +3,7 @@
 Knows random numbers and shapes; knows no model and no request.
 """
 
+import math
 import threading
 
 import numpy as np
@@ -50,3 +51,25 @@ def interpolate(start: NDArray[np.float32], end: NDArray[np.float32], steps: int
     else:
         path = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
     return path.reshape(steps, *start.shape).astype(np.float32)
+
+
+def styled_from_seed(seed: int, shape: tuple[int, ...], num_classes: int) -> tuple[NDArray[np.float32], int]:
+    """A latent [styles, dim] with the same direction for each style, and a label, both a function of the seed alone."""
+    latent, label = from_seed(seed, shape[1:], num_classes)
+    return _each_style(latent, shape[0]), label
+
+
+def interpolate_styled(start: NDArray[np.float32], end: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    """The walk between two drawn latents [styles, dim] of a style-based generator: [steps, styles, dim]."""
+    return np.stack([_each_style(latent, len(start)) for latent in interpolate(start[0], end[0], steps)])
+
+
+def _each_style(latent: NDArray[np.float32], styles: int) -> NDArray[np.float32]:
+    """A latent [dim], brought to a root-mean-square length of 1, once for each style: [styles, dim].
+
+    The sum is exactly rounded: whoever adds in another order, as other processors do, gets the same bits.
+    """
+    exact = latent.astype(np.float64)
+    length = math.sqrt(math.fsum(exact * exact) / len(exact))
+    unit = (exact / length if length else exact).astype(np.float32)
+    return np.repeat(unit[None], styles, axis=0)

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 FIELDS = ("request_id", "method", "route", "model", "status", "code", "milliseconds")
@@ -26,10 +27,15 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Send the service's own lines to standard error; libraries' warnings too."""
+    """Send the service's own lines to standard error; libraries' warnings too, but what Pillow says of uploads.
+
+    That would be lines, and entries in a table that is never cleared, by the wish of whoever sends odd files.
+    """
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     handler.setFormatter(plain if sys.stderr.isatty() else JSONFormatter())
     logging.getLogger().handlers[:] = [handler]
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("genserve").setLevel(level.upper())
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="PIL")

@@ -21,7 +21,7 @@ from app.engine.engine import Engine, worker_configs
 from app.engine.jobs import ModelInfo, WorkerConfig
 from app.engine.keeper import Patience
 from app.engine.supervisor import Launch, WorkerProcess
-from app.routes import completions, health, images, metrics, models, openai, problems, text
+from app.routes import completions, encode, health, images, metrics, models, openai, problems, text
 from app.routes.envelope import Envelope
 from app.service import Service
 from app.settings import Settings
@@ -30,6 +30,8 @@ from app.telemetry import Telemetry
 DOCUMENTED = (
     schemas.ImageRequest,
     schemas.ImageAnswer,
+    schemas.EncodeRequest,
+    schemas.ReconstructRequest,
     schemas.TextRequest,
     schemas.OpenAIImageRequest,
     schemas.OpenAICompletionRequest,
@@ -67,7 +69,7 @@ def create_app(
     )
     app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
     app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))
-    for module in (images, text, openai, completions, models, health, metrics):
+    for module in (images, encode, text, openai, completions, models, health, metrics):
         app.include_router(module.router)
     problems.install(app)
     _enclose(app, telemetry)
@@ -98,7 +100,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         launch=app.state.launch,
         patience=Patience(settings.watchdog, settings.max_restarts),
     )
-    service = Service(engine, telemetry, settings.max_pixels)
+    service = Service(engine, telemetry, settings.max_pixels, settings.max_upload_pixels)
     app.state.engine, app.state.service, app.state.completer = engine, service, Completer(engine)
     app.state.canary = Canary(engine)
     engine.when_ready(lambda: _announce(engine, telemetry))

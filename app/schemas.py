@@ -4,11 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictStr, model_validator
 
+from app.engine.jobs import MAX_STYLES
 from app.latents import MAX_SEED
 
 MAX_IMAGES = 64
 MAX_SCALE = 64
 MAX_LABEL_LENGTH = 200
+MAX_PARTS = 16
+MAX_WEIGHT = 1000.0
 MAX_CHOICES = 64
 MAX_TOP_K = 1_000_000  # above any vocabulary
 MAX_STOPS = 4
@@ -19,6 +22,7 @@ Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 Count = Annotated[int, Strict(), Field(ge=1, le=MAX_IMAGES)]
 LabelIndex = Annotated[int, Strict(), Field(ge=0)]
 LabelName = Annotated[str, Strict(), Field(max_length=MAX_LABEL_LENGTH)]
+Scale = Annotated[int, Strict(), Field(ge=1, le=MAX_SCALE)]
 TokenId = Annotated[int, Strict(), Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]  # one error, not one for each of many
 Bias = Annotated[float, Strict(), Field(ge=-100, le=100)]
@@ -48,6 +52,14 @@ class Interpolation(Body):
     steps: Annotated[int, Strict(), Field(ge=2, le=MAX_IMAGES)] = 8
 
 
+class MixPart(Body):
+    """One latent of a mix: that of a seed, or an explicit one."""
+
+    seed: Seed | None = None
+    latents: list[Any] | None = Field(None, description="in the model's latent_shape")
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, strict=True)] = 1.0
+
+
 class ImageRequest(Body):
     """Body of `POST /v1/images/generate`; every field may be left out."""
 
@@ -66,8 +78,74 @@ class ImageRequest(Body):
         None, description="one explicit latent, or a list of them, instead of seeds; label 0 when none is given"
     )
     interpolate: Interpolation | None = Field(None, description="a walk between two seeds instead of n pictures")
-    scale: Annotated[int, Strict(), Field(ge=1, le=MAX_SCALE)] = Field(1, description="enlarges by whole pixels")
+    mix: Annotated[list[MixPart], Field(min_length=2, max_length=MAX_PARTS)] | None = Field(
+        None, description="one picture of several latents' mean by weights; the label of the first when none is given"
+    )
+    style_seed: Seed | None = Field(
+        None, description="of the finer styles of all pictures; for models whose card has styles"
+    )
+    style_from: Annotated[int, Strict(), Field(ge=1, lt=MAX_STYLES)] | None = Field(
+        None, description="the first style that is style_seed's, counted from 0; the middle one when left out"
+    )
+    scale: Scale = Field(1, description="enlarges by whole pixels")
     format: Literal["png", "webp"] | None = Field(None, description="by Accept, else png, when left out")
+
+
+class EncodeQuery(Body):
+    """What is said beside an uploaded picture: in the query, or in the JSON body that holds it."""
+
+    model: Name | None = Field(None, description="the first model that encodes when left out")
+    label: LabelIndex | LabelName | None = Field(
+        None, description="what the picture shows, by index or name; a conditional model has to be told"
+    )
+
+
+class ReconstructQuery(EncodeQuery):
+    """The same for `POST /v1/images/reconstruct`."""
+
+    target_label: LabelIndex | LabelName | None = Field(None, description="make a picture of this class of it instead")
+    scale: Scale = Field(1, description="enlarges by whole pixels")
+    format: Literal["png", "webp"] | None = Field(None, description="by Accept, else png, when left out")
+
+
+UploadedFile = Annotated[str, Strict(), Field(min_length=1, description="PNG, JPEG or WebP: base64, or a data: URL")]
+
+
+class EncodeRequest(EncodeQuery):
+    """JSON body of `POST /v1/images/encode`."""
+
+    image: UploadedFile
+
+
+class ReconstructRequest(ReconstructQuery):
+    """JSON body of `POST /v1/images/reconstruct`."""
+
+    image: UploadedFile
+
+
+class UploadedPicture(BaseModel):
+    """What came, and what was done to it."""
+
+    format: Literal["png", "jpeg", "webp"]
+    width: int = Field(description="of the file, as it is stored")
+    height: int
+    orientation: int = Field(description="of its EXIF data, undone; 1 when it was upright")
+    flattened: bool = Field(description="its transparency was replaced by black")
+    crop: tuple[int, int, int, int] | None = Field(
+        description="left, top, right, bottom of what was kept of the stored picture; null for all of it"
+    )
+    resized: bool
+    grey: bool = Field(description="its colours were turned into grey (Rec. 601 luma)")
+
+
+class EncodeAnswer(BaseModel):
+    """Answer of `POST /v1/images/encode`."""
+
+    model: str = Field(description="name@digest")
+    label: int | None = Field(description="class index; null for an unconditional model")
+    latents: list[Any] = Field(description="in the model's latent_shape, as generate takes them")
+    latents_sha256: str = Field(description="by which pictures made of these latents name them")
+    picture: UploadedPicture
 
 
 class ImageItem(BaseModel):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+MAX_UPLOAD_PIXELS = 1 << 24
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)(,(auto|cpu|cuda(:\d+)?))*$"
 
 
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
     max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 28, description="largest request body, bytes")
     max_header: int = Field(1 << 15, ge=1 << 10, le=1 << 20, description="largest head of a request, bytes")
     max_pixels: int = Field(1 << 24, ge=1 << 10, description="largest answer, pixels over all its pictures")
+    max_upload_pixels: int = Field(
+        MAX_UPLOAD_PIXELS, ge=1 << 10, le=1 << 26, description="largest uploaded picture, pixels"
+    )
     max_connections: int = Field(8192, ge=1, le=1_000_000, description="connections at once; further ones are closed")
     request_timeout: float = Field(
         60.0,

@@ -7,6 +7,8 @@ import functools
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from app.engine.jobs import ENCODER
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -20,7 +22,14 @@ class PictureMeters:
         self.encode = telemetry.encode.labels(model)
         self.batch_size = telemetry.batch_size.labels(model)
         self.padding = telemetry.padding.labels(model)
-        self.images = telemetry.images.labels(model)
+        self.images = _made(telemetry, model)
+
+
+def _made(telemetry: "Telemetry", model: str) -> Counter:
+    """Where the good rows of a model are counted, or those of its encoder."""
+    if model.endswith(ENCODER):
+        return telemetry.encoded.labels(model.removesuffix(ENCODER))
+    return telemetry.images.labels(model)
 
 
 class Telemetry:
@@ -50,6 +59,8 @@ class Telemetry:
         self.inter_token = histogram("inter_token_latency_seconds", "Between tokens of a sequence.", "model")
         self.slots_busy = gauge("slots_busy", "Slots of a sequence model in use.", "model")
         self.images = counter("images_total", "Pictures generated.", "model")
+        self.encoded = counter("encoded_total", "Pictures turned into latents.", "model")
+        self.read = histogram("read_duration_seconds", "An uploaded file to the pixels that a model takes.", "model")
         self.queue_depth = gauge("queue_depth", "Rows waiting or being computed.", "model")
         self.queue_seconds = gauge(
             "queue_seconds", "Predicted seconds until the pictures in flight are done.", "worker"

@@ -19,6 +19,7 @@ from models import checkpoint
 RAISE, NAN, GATE, EXIT, NAP = 1000.0, 2000.0, 3000.0, 4000.0, 5000.0
 SHORT_OF_MEMORY, OUT_OF_MEMORY, LOST = 6000.0, 7000.0, 8000.0
 FITS = 2  # rows of a batch that holds a `SHORT_OF_MEMORY`; no batch that holds an `OUT_OF_MEMORY` fits
+POISON = {RAISE: 255, NAN: 254, EXIT: 253, GATE: 252}  # the same for a picture: its first pixel
 GATE_SECONDS = 60.0  # a forgotten gate must not hang the suite
 NAP_SECONDS = 0.02
 LATENT_DIM = 4
@@ -60,6 +61,55 @@ class EchoLatents(nn.Module):
             out[:, :, 0, 0] = (labels[:, None] / 5.0) - 1.0
         out[magic == NAN] = float("nan")
         return out
+
+
+class EchoEncoder(EchoLatents):
+    """Reads back what it has painted; see `encoded`.
+
+    With classes, the first pixel is the label's, and one that is lighter than any label's is one of `POISON`.
+    """
+
+    def encode(self, samples: Tensor, labels: Tensor, /) -> Tensor:
+        first = samples[:, 0, 0, 0].mul(127.5).add(127.5).round() * bool(self.num_classes)
+        if (first == POISON[EXIT]).any():
+            os._exit(9)
+        if (first == POISON[RAISE]).any():
+            raise ValueError("a poisoned picture")
+        if (first == POISON[GATE]).any():
+            _wait_at(Path(self.gate))
+        latents = samples[:, 0, 1, :LATENT_DIM].roll(1, dims=1)  # the second row begins with the second number
+        if self.num_classes:
+            latents[:, 0] += labels / 100.0
+        latents[first == POISON[NAN]] = float("nan")
+        return latents
+
+
+class EchoStyles(nn.Module):
+    """Paints the rows of its latent one below the other, divided by 4."""
+
+    def __init__(self, *, styles: int = 3, num_classes: int = 10) -> None:
+        super().__init__()
+        self.styles = styles
+        self.latent_shape: tuple[int, ...] = (styles, LATENT_DIM)
+        self.num_classes = num_classes
+        self.weight = nn.Parameter(torch.ones(LATENT_DIM))
+
+    def decode(self, latents: Tensor, labels: Tensor, /) -> Tensor:
+        return (latents * self.weight / 4.0).clamp(-1.0, 1.0)[:, None]
+
+
+def encoded(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What `EchoEncoder` must make of pictures [n, H, W, C]."""
+    samples = pictures[:, 1, :LATENT_DIM, 0].astype(np.float32) / np.float32(127.5) - np.float32(1)
+    latents = np.roll(samples, 1, axis=1)
+    latents[:, 0] += labels.astype(np.float32) / np.float32(100)
+    return latents
+
+
+def styles_echo(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """What `EchoStyles` must come out as: [n, styles, dim, 1]."""
+    values = np.clip(latents / np.float32(4), np.float32(-1), np.float32(1))
+    return np.rint((values + np.float32(1)) * np.float32(127.5)).astype(np.uint8)[..., None]
 
 
 def _wait_at(gate: Path) -> None:
@@ -147,6 +197,27 @@ class RaisesInLargeBatches(EchoLatents):
         return super().decode(latents, labels)
 
 
+class EncodesWrongShape(EchoEncoder):
+    """Encodes to latents that it does not take."""
+
+    def encode(self, samples: Tensor, labels: Tensor, /) -> Tensor:
+        return super().encode(samples, labels)[:, :2]
+
+
+class EncodesToNothing(EchoEncoder):
+    """Encodes to values that are not finite."""
+
+    def encode(self, samples: Tensor, labels: Tensor, /) -> Tensor:
+        return super().encode(samples, labels) / 0.0
+
+
+class CannotEncode(EchoEncoder):
+    """Has an encoder that raises."""
+
+    def encode(self, samples: Tensor, labels: Tensor, /) -> Tensor:
+        raise RuntimeError("no encoder after all")
+
+
 class NeverFinite(EchoLatents):
     """Its weights are finite and its pictures are not."""
 
@@ -172,6 +243,11 @@ class EchoTokens(nn.Module):
 
 LATENT = {
     "echo": EchoLatents,
+    "echo-encoder": EchoEncoder,
+    "echo-styles": EchoStyles,
+    "encodes-wrong-shape": EncodesWrongShape,
+    "encodes-to-nothing": EncodesToNothing,
+    "cannot-encode": CannotEncode,
     "small-batches-differ": SmallBatchesDiffer,
     "places-differ": PlacesDiffer,
     "padding-leaks": PaddingLeaks,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.engine.jobs import ModelInfo
+from app.engine.jobs import ModelInfo, encoder_of
 
 SMOOTHING = 0.2  # weight of the newest batch in the learned seconds a row, of the newest sequence in a token's
 MEMORY = 2.0  # busy seconds over which the worker's speed is averaged
@@ -79,8 +79,10 @@ class Admission:
         """Take note of a model as it was measured at warm-up."""
         if info.kind == "sequence":
             self._texts.setdefault(info.name, _Text(info.slots, info.seconds[-1]))
-        else:
-            self._row_seconds.setdefault(info.name, info.seconds[-1] / info.buckets[-1])
+            return
+        self._row_seconds.setdefault(info.name, info.seconds[-1] / info.buckets[-1])
+        if info.encodes:
+            self._row_seconds.setdefault(encoder_of(info.name), info.encode_seconds[-1] / info.encode_buckets[-1])
 
     def place(self, model: str, client: str, rows: int) -> Place:
         """Of so many pictures."""

@@ -48,7 +48,7 @@ class Canary:
 
     async def _picture(self, info: ModelInfo) -> None:
         await self._engine.submit(
-            LatentJob(info.name, np.zeros((1, *info.latent_shape), np.float32), np.zeros(1, np.int64)), TERMS
+            LatentJob(info.name, np.ones((1, *info.latent_shape), np.float32), np.zeros(1, np.int64)), TERMS
         )
 
     async def _token(self, info: ModelInfo) -> None:

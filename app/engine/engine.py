@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from app.engine.admission import Place
 from app.engine.flight import Flight, Picture, Strand
 from app.engine.jobs import (
@@ -24,7 +21,7 @@ from app.engine.jobs import (
     Logprob,
     ModelInfo,
     Part,
-    Pictures,
+    Rows,
     Runtime,
     SequenceJob,
     WorkerConfig,
@@ -179,8 +176,8 @@ class Engine:
             what = "the worker is being restarted" if self.begun else "the models are being loaded and warmed up"
             raise NotReady(what, retry_after=LOAD_SECONDS)
 
-    def submit(self, job: LatentJob, terms: Terms = Terms()) -> asyncio.Future[Pictures]:  # noqa: B008  # frozen
-        """Queue a job; the future gives its pictures, [n, H, W, C]. Cancel the future to give the job up.
+    def submit(self, job: LatentJob, terms: Terms = Terms()) -> asyncio.Future[Rows]:  # noqa: B008  # frozen
+        """Queue a job; the future gives its pictures [n, H, W, C], or latents. Cancel it to give the job up.
 
         It fails with ComputeFailed, KillsWorker, DeadlineExceeded, WorkerDied or Draining.
 
@@ -193,7 +190,7 @@ class Engine:
         self._reception.check(terms)
         lane, place = self._reception.lane_for_pictures(job, terms)
         number, loop = next(self._numbers), asyncio.get_running_loop()
-        future: asyncio.Future[Pictures] = loop.create_future()
+        future: asyncio.Future[Rows] = loop.create_future()
         timer = loop.call_later(terms.seconds, self._expire_picture, number)
         deadline = time.monotonic() + terms.seconds
         self._flights[number] = Picture(lane, place, terms, deadline, timer, job, future, job.rows)
@@ -234,7 +231,7 @@ class Engine:
         self._telemetry.depth(place.model).inc(place.rows)
         self._idle.clear()
 
-    def _finish_picture(self, number: int, future: asyncio.Future[Pictures]) -> None:
+    def _finish_picture(self, number: int, future: asyncio.Future[Rows]) -> None:
         departed = future.cancelled() or future.exception() is not None
         flight = self._flights.get(number)
         if flight is not None and future.cancelled():
@@ -335,7 +332,7 @@ class Engine:
             for callback in self._on_ready:
                 callback()
 
-    def _take_batch(self, lane: Lane, header: Mapping[str, Any], pictures: NDArray[np.uint8]) -> None:
+    def _take_batch(self, lane: Lane, header: Mapping[str, Any], made: Rows) -> None:
         model, seconds, rows = header["model"], header["seconds"], header["rows"]
         self.computed = time.monotonic()
         lane.admission.learn_batch(model, rows, seconds)
@@ -343,14 +340,14 @@ class Engine:
         meters.compute.observe(seconds)
         meters.batch_size.observe(rows)
         meters.padding.inc(header["padding"])
-        meters.images.inc(len(pictures))
+        meters.images.inc(len(made))
         for raw, waited in zip(header["parts"], header["waited"], strict=True):
             part = Part(*raw)
             meters.queue.observe(waited)
             count = 0 if part.error else part.count
             flight = self._flights.get(part.job)
             if isinstance(flight, Picture) and not flight.future.done():
-                flight.take(part, pictures[start : start + count])
+                flight.take(part, made[start : start + count])
             start += count
 
     def _take_chunks(self, header: Mapping[str, Any]) -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.engine.admission import Place
-from app.engine.jobs import Chunk, LatentJob, Part, Pictures, SequenceJob
+from app.engine.jobs import Chunk, LatentJob, Part, Rows, SequenceJob
 from app.engine.stream import TokenStream
 from app.engine.terms import Terms
 from app.errors import ComputeFailed
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Picture:
-    """A job for pictures.
+    """A job for pictures, or for their latents.
 
     Attributes:
         lane: where it is computed.
@@ -29,7 +28,7 @@ class Picture:
         deadline: by `time.monotonic`.
         timer: that fails it then.
         job: what to compute.
-        future: of its pictures.
+        future: of its rows.
         missing: rows that have not come yet.
     """
 
@@ -39,28 +38,28 @@ class Picture:
     deadline: float
     timer: asyncio.TimerHandle
     job: LatentJob
-    future: asyncio.Future[Pictures]
+    future: asyncio.Future[Rows]
     missing: int
-    _pictures: Pictures | None = None
+    _rows: Rows | None = None
 
-    def take(self, part: Part, pictures: NDArray[np.uint8]) -> None:
+    def take(self, part: Part, rows: Rows) -> None:
         """Put finished rows where they belong; the job is done with its last row, or failed with its first bad one."""
         if part.error is not None:
             self.future.set_exception(ComputeFailed(part.error))
             return
         if part.count == self.job.rows:
-            self.future.set_result(pictures)
+            self.future.set_result(rows)
             return
-        if self._pictures is None:
-            self._pictures = np.empty((self.job.rows, *pictures.shape[1:]), np.uint8)
-        self._pictures[part.offset : part.offset + part.count] = pictures
+        if self._rows is None:
+            self._rows = np.empty((self.job.rows, *rows.shape[1:]), rows.dtype)
+        self._rows[part.offset : part.offset + part.count] = rows
         self.missing -= part.count
         if self.missing == 0:
-            self.future.set_result(self._pictures)
+            self.future.set_result(self._rows)
 
     def restart(self) -> None:
         """It will be computed again from the beginning."""
-        self._pictures, self.missing = None, self.job.rows
+        self._rows, self.missing = None, self.job.rows
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ A value here is built of ints, strings and numpy arrays, so that it means the sa
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,29 +15,39 @@ Latents: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int64]
 Kind: TypeAlias = Literal["latent", "sequence"]
 Pictures: TypeAlias = NDArray[np.uint8]
+Rows: TypeAlias = NDArray[Any]  # latents or pictures, one a row
+
+MAX_STYLES = 64  # of a style-based generator
+ENCODER = "/encode"  # follows the name of a model in that of its encoder: no weights folder can be called so
+
+
+def encoder_of(model: str) -> str:
+    """The name under which a model's encoder takes jobs and is counted."""
+    return model + ENCODER
 
 
 @dataclass(frozen=True, slots=True)
 class LatentJob:
-    """Latents to be decoded by one model; row i becomes picture i.
+    """Rows for one model, or for its encoder; what becomes of row i depends on row i alone.
 
     Attributes:
-        model: name of a served latent model.
-        latents: [n, *latent_shape], finite.
+        model: name of a served latent model, which makes pictures of latents; or `encoder_of` one, which makes latents
+            of pictures.
+        inputs: latents [n, *latent_shape], float32 and finite; or pictures [n, H, W, C], uint8.
         labels: [n], each in [0, num_classes); zeros for an unconditional model.
         client: whose job it is; clients take turns.
         deadline: `time.monotonic` of this machine; not begun by then, it is dropped.
     """
 
     model: str
-    latents: Latents
+    inputs: Latents | Pictures
     labels: Labels
     client: str = ""
     deadline: float = math.inf
 
     @property
     def rows(self) -> int:
-        """How many pictures the job asks for."""
+        """How many rows the job asks for."""
         return len(self.labels)
 
 
@@ -190,9 +200,13 @@ class ModelInfo:
         latent_shape: shape of one latent.
         num_classes: 0 for an unconditional model.
         labels: class names; empty when they have none.
+        styles: rows of a latent of a style-based generator, coarse to fine; 0 for any other model.
         image_shape: (height, width, channels).
         buckets: batch sizes that give every row the same bytes, ascending.
         seconds: of compute for a batch of each bucket, measured at warm-up; of a sequence model one step of all slots.
+        encode_buckets: batch sizes in which pictures become latents; empty for a model without an encoder.
+        encode_seconds: of compute for a batch of each.
+        encode_threads: that one such batch is computed by.
         vocab_size: tokens of a sequence model.
         max_length: positions in a slot, prompt included.
         slots: sequences that run at once.
@@ -214,9 +228,13 @@ class ModelInfo:
     latent_shape: tuple[int, ...] = ()
     num_classes: int = 0
     labels: tuple[str, ...] = ()
+    styles: int = 0
     image_shape: tuple[int, int, int] = (0, 0, 0)
     buckets: tuple[int, ...] = ()
     seconds: tuple[float, ...] = ()
+    encode_buckets: tuple[int, ...] = ()
+    encode_seconds: tuple[float, ...] = ()
+    encode_threads: int = 1
     vocab_size: int = 0
     max_length: int = 0
     slots: int = 0
@@ -229,6 +247,16 @@ class ModelInfo:
     def identity(self) -> str:
         """`name@digest`, short enough for a header."""
         return f"{self.name}@{self.digest[:12]}"
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the model turns pictures into latents too."""
+        return bool(self.encode_buckets)
+
+    @property
+    def as_encoder(self) -> "ModelInfo":
+        """The same model with the precision and threads of its encoder, which is in float32 always."""
+        return replace(self, dtype="float32", threads=self.encode_threads)
 
 
 @dataclass(frozen=True, slots=True)

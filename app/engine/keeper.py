@@ -113,7 +113,8 @@ class Keeper:
 
     def _begin_watch(self, worker: Worker, models: Sequence[Mapping[str, Any]]) -> None:
         self._ready_since, self._served_before = time.monotonic(), True
-        slowest = max((seconds for model in models for seconds in model["seconds"]), default=0.0)
+        times = [seconds for model in models for seconds in (*model["seconds"], *model["encode_seconds"])]
+        slowest = max(times, default=0.0)
         self._limit = max(self._patience.silence, TIMES_SLOWEST * slowest)
         assert self._task is not None
         self._task.cancel()

@@ -9,7 +9,7 @@ from app.engine.flight import Flight, Picture, Strand
 from app.engine.keeper import Keeper
 from app.engine.trial import Trial
 
-FRAME_BYTES = 1 << 23  # of latents, or tokens of prompts: after so many a frame is sent, whose own bound is far above
+FRAME_BYTES = 1 << 23  # of rows, or tokens of prompts: after so many a frame is sent, whose own bound is far above
 
 
 class Lane:
@@ -49,7 +49,7 @@ class Lane:
                 size += len(flight.job.prompt)
             elif not flight.future.done():
                 pictures.append((number, flight))
-                size += flight.job.latents.nbytes
+                size += flight.job.inputs.nbytes
             if size > FRAME_BYTES:
                 self._send(pictures, sequences)
                 pictures, sequences, size = [], [], 0
@@ -60,7 +60,7 @@ class Lane:
     def _send(self, pictures: list[tuple[int, Picture]], sequences: list[tuple[int, dict[str, Any]]]) -> None:
         if pictures:
             jobs = [(number, flight.job.model, flight.place.client, flight.deadline) for number, flight in pictures]
-            arrays = [array for _, flight in pictures for array in (flight.job.latents, flight.job.labels)]
+            arrays = [array for _, flight in pictures for array in (flight.job.inputs, flight.job.labels)]
             self.keeper.send({"type": "submit", "jobs": jobs}, arrays)
         if sequences:
             self.keeper.send({"type": "sequences", "jobs": sequences})

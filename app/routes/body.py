@@ -1,4 +1,4 @@
-"""Reads and checks a JSON body: size, media type, syntax, depth, fields. Nothing unchecked goes further."""
+"""Reads and checks a body, above all a JSON one: size, media type, syntax, depth, fields. Nothing else goes further."""
 
 from typing import Any, TypeVar
 
@@ -34,14 +34,39 @@ async def read_json(request: Request, schema: type[BodyT]) -> BodyT:
     if media_type != "application/json":
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}; application/json expected")
     limit = request.app.state.settings.max_body
-    declared = headers.get(b"content-length", b"0").decode("latin-1")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLarge(f"{declared} bytes; the limit is {limit}")
+    _check_length(headers.get(b"content-length", b"0").decode("latin-1"), limit)
     body = await _read(request.receive, limit)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise _as_own(error) from None
+        raise as_own_error(error) from None
+
+
+def media_type_of(request: Request) -> str:
+    """What the body is declared as, without parameters; empty when nothing is said."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The body as it came.
+
+    Raises:
+        BodyTooLarge: it is larger than the operator allows.
+        ClientDisconnect: the client left before all of it had come.
+    """
+    limit: int = request.app.state.settings.max_body
+    _check_length(request.headers.get("content-length", "0"), limit)
+    return await _read(request.receive, limit)
+
+
+def _check_length(declared: str, limit: int) -> None:
+    """Refuse a body before it comes, if it says that it is too large.
+
+    Raises:
+        BodyTooLarge: it does.
+    """
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyTooLarge(f"{declared} bytes; the limit is {limit}")
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
@@ -59,7 +84,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _as_own(error: ValidationError) -> GenserveError:
+def as_own_error(error: ValidationError) -> GenserveError:
     """The first fault of several; a union reports one a branch, and the shortest place names the field."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     first = faults[0]

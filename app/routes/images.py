@@ -1,5 +1,7 @@
 """`POST /v1/images/generate`: pictures as a file, an archive or JSON."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from app.codecs import MEDIA_TYPES, ImageFormat
@@ -14,12 +16,31 @@ from app.service import Packing, Service
 
 ZIP, JSON = "application/zip", "application/json"
 
+PICTURES: dict[str, Any] = {  # what an answer may be, for the OpenAPI document
+    "image/png": {"schema": {"type": "string", "format": "binary"}},
+    "image/webp": {"schema": {"type": "string", "format": "binary"}},
+    ZIP: {"schema": {"type": "string", "format": "binary"}},
+    JSON: {"schema": {"$ref": f"#/components/schemas/{ImageAnswer.__name__}"}},
+}
+
 router = APIRouter()
 
 
 def _offers(image_format: ImageFormat | None) -> tuple[str, ...]:
     images = (MEDIA_TYPES[image_format],) if image_format else tuple(MEDIA_TYPES.values())
     return *images, ZIP, JSON
+
+
+def wrapping(request: Request, asked: ImageFormat | None) -> tuple[str, ImageFormat, Packing]:
+    """The media type of the answer, by Accept and the format asked for; the format of its pictures, and their packing.
+
+    Raises:
+        NotAcceptable: nothing that Accept names can be given.
+    """
+    media_type = negotiate(accepted(request.scope), _offers(asked))
+    image_format: ImageFormat = asked or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
+    packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
+    return media_type, image_format, packing
 
 
 @router.post(
@@ -29,12 +50,7 @@ def _offers(image_format: ImageFormat | None) -> tuple[str, ...]:
     responses={
         200: {
             "description": "One picture, or a grid of n; by Accept a ZIP archive or JSON instead.",
-            "content": {
-                "image/png": {"schema": {"type": "string", "format": "binary"}},
-                "image/webp": {"schema": {"type": "string", "format": "binary"}},
-                ZIP: {"schema": {"type": "string", "format": "binary"}},
-                JSON: {"schema": {"$ref": f"#/components/schemas/{ImageAnswer.__name__}"}},
-            },
+            "content": PICTURES,
         },
         **problems.responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
     },
@@ -44,9 +60,7 @@ async def generate(request: Request) -> Response:
     """`{}` gives one picture of the first model from a drawn seed; image j of n uses seed + j."""
     service: Service = request.app.state.service
     body = await read_json(request, ImageRequest)
-    media_type = negotiate(accepted(request.scope), _offers(body.format))
-    image_format: ImageFormat = body.format or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
-    packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
+    media_type, image_format, packing = wrapping(request, body.format)
     request.scope["model"] = service.picture_model(body.model).name
     generated = await service.generate(body, image_format, Watch(request), terms_of(request, body))
     content = await service.encode(generated, packing)

@@ -34,6 +34,8 @@ def _picture_fields(info: ModelInfo) -> dict[str, Any]:
     height, width, channels = info.image_shape
     return {
         "latent_shape": list(info.latent_shape),
+        "styles": info.styles,
+        "encodes": info.encodes,
         "num_classes": info.num_classes,
         "labels": list(info.labels),
         "image": {"height": height, "width": width, "channels": channels},

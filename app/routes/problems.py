@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from app.errors import GenserveError, Overloaded
 from app.schemas import OpenAIError, OpenAIErrorDetail, Problem
 
-NATIVE_ROUTES = ("/v1/images/generate", "/v1/text/complete")
+NATIVE_ROUTES = ("/v1/images/generate", "/v1/images/encode", "/v1/images/reconstruct", "/v1/text/complete")
 
 log = logging.getLogger("genserve.http")
 

@@ -16,12 +16,13 @@ SECONDS_PATTERN = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,9})?")
 UNCOMPUTED = {"scale", "format", "stream", "stream_options", "stop"}  # fields that the worker never sees
 
 
-def terms_of(request: Request, body: BaseModel, *, whole: bool = True) -> Terms:
+def terms_of(request: Request, body: BaseModel, content: bytes = b"", *, whole: bool = True) -> Terms:
     """Whose the request is, by address, and the seconds that it has: from its header, else from the settings.
 
     Args:
         request: for its address and headers.
         body: what was asked for; a seed is in it only when the client gave one.
+        content: a file that came with it.
         whole: nothing is sent before everything is there.
 
     Raises:
@@ -30,11 +31,11 @@ def terms_of(request: Request, body: BaseModel, *, whole: bool = True) -> Terms:
     client = request.scope.get("client")
     given = next((value for name, value in request.scope["headers"] if name == RAW_HEADER), None)
     seconds = request.app.state.settings.request_timeout if given is None else _seconds(given)
-    return Terms(client[0] if client else "", seconds, partial(_origin, body), whole)
+    return Terms(client[0] if client else "", seconds, partial(_origin, body, content), whole)
 
 
-def _origin(body: BaseModel) -> bytes:
-    return body.model_dump_json(exclude=UNCOMPUTED, exclude_none=True).encode()
+def _origin(body: BaseModel, content: bytes = b"") -> bytes:
+    return body.model_dump_json(exclude=UNCOMPUTED, exclude_none=True).encode() + content
 
 
 def _seconds(given: bytes) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.jobs import LatentJob, Part, Pictures
+from app.engine.jobs import Labels, LatentJob, Part, Rows
 from app.worker.dispatch import Mark
 from app.worker.faults import NOT_FINITE, reason
 from app.worker.row_queue import RowQueue, Slice
@@ -28,15 +28,13 @@ log = logging.getLogger("genserve.worker")
 
 
 class Runner(Protocol):
-    """What the batcher needs of a model."""
+    """What the batcher needs of a model, or of its encoder."""
 
     buckets: tuple[int, ...]
     seconds: tuple[float, ...]
 
     def bucket_for(self, rows: int) -> int: ...  # noqa: D102
-    def decode(  # noqa: D102
-        self, latents: NDArray[np.float32], labels: NDArray[np.int64], /
-    ) -> tuple[Pictures, NDArray[np.bool_]]: ...
+    def compute(self, rows: Rows, labels: Labels, /) -> tuple[Rows, NDArray[np.bool_]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,9 @@ class BatchResult:
     """What one tick made.
 
     Attributes:
-        parts: one a slice; a failed part has no pictures.
+        parts: one a slice; a failed part has made nothing.
         waited: seconds from arrival to compute of each part.
-        pictures: [rows of the good parts in order, H, W, C].
+        made: pictures or latents [rows of the good parts in order, ...].
         rows: rows that the batch held.
         padding: rows computed beyond those.
         seconds: of compute.
@@ -55,7 +53,7 @@ class BatchResult:
 
     parts: list[Part]
     waited: list[float]
-    pictures: Pictures
+    made: Rows
     rows: int
     padding: int
     seconds: float
@@ -72,11 +70,11 @@ class BatchResult:
             "padding": self.padding,
             "seconds": self.seconds,
         }
-        return header, (self.pictures,)
+        return header, (self.made,)
 
 
 class DynamicBatcher:
-    """The lane of one latent model: a queue of jobs, served in turns of a few rows."""
+    """The lane of one latent model, or of its encoder: a queue of jobs, served in turns of a few rows."""
 
     exclusive = False
 
@@ -149,10 +147,10 @@ class _Batch:
     def __init__(self, runner: Runner, slices: list[Slice]) -> None:
         self._runner = runner
         self._slices = slices
-        self._latents = np.concatenate([s.job.latents[s.start : s.start + s.rows] for s in slices])
+        self._inputs = np.concatenate([s.job.inputs[s.start : s.start + s.rows] for s in slices])
         self._labels = np.concatenate([s.job.labels[s.start : s.start + s.rows] for s in slices])
         self.rows = len(self._labels)
-        self._pictures: Pictures | None = None
+        self._made: Rows | None = None
         self._errors: dict[int, str] = {}  # by row
         self._computed: list[int] = []  # how many rows at once
         self._too_many: list[int] = []  # likewise, where memory ran out
@@ -160,12 +158,12 @@ class _Batch:
     def compute(self, start: int, end: int) -> None:
         """Compute these rows; when they fail, find out which of them do so alone."""
         try:
-            pictures, finite = self._runner.decode(self._latents[start:end], self._labels[start:end])
+            made, finite = self._runner.compute(self._inputs[start:end], self._labels[start:end])
         except Exception as error:  # noqa: BLE001  # the network may raise anything, and only its job may pay for it
             bad, why, memory = list(range(start, end)), reason(error), isinstance(error, MemoryError)
             said = repr(error)
         else:
-            self._keep(start, end, pictures)
+            self._keep(start, end, made)
             if all(finite.tolist()):
                 return
             bad, why, memory = (start + np.flatnonzero(~finite)).tolist(), NOT_FINITE, False
@@ -206,23 +204,23 @@ class _Batch:
         fit = {self._runner.bucket_for(rows) for rows in self._computed}
         return max((size for size in fit if size < too_large), default=None)
 
-    def _keep(self, start: int, end: int, pictures: Pictures) -> None:
+    def _keep(self, start: int, end: int, made: Rows) -> None:
         self._computed.append(end - start)
         if end - start == self.rows:
-            self._pictures = pictures
+            self._made = made
             return
-        if self._pictures is None:
-            self._pictures = np.zeros((self.rows, *pictures.shape[1:]), np.uint8)
-        self._pictures[start:end] = pictures
+        if self._made is None:
+            self._made = np.zeros((self.rows, *made.shape[1:]), made.dtype)
+        self._made[start:end] = made
 
     def _of_one_job(self, rows: Sequence[int]) -> bool:
         """Whether these rows, in order, belong to one job: it fails as a whole, so that nothing is left to find out."""
         ends = accumulate(piece.rows for piece in self._slices)
         return rows[-1] < next(end for end in ends if rows[0] < end)
 
-    def _good(self, good: list[slice]) -> Pictures:
-        if self._pictures is None or not good:
+    def _good(self, good: list[slice]) -> Rows:
+        if self._made is None or not good:
             return np.zeros((0, 0, 0, 0), np.uint8)
         if len(good) == len(self._slices):
-            return self._pictures
-        return np.concatenate([self._pictures[rows] for rows in good])
+            return self._made
+        return np.concatenate([self._made[rows] for rows in good])

@@ -16,18 +16,19 @@ from typing import Literal
 import torch
 from torch import nn
 
-from app.engine.jobs import ModelInfo, Runtime, WorkerConfig
+from app.engine.jobs import MAX_STYLES, ModelInfo, Runtime, WorkerConfig, encoder_of
 from app.text import Tokenizer
 from app.worker import packing
 from app.worker.continuous import ContinuousBatcher
 from app.worker.device import is_lost
 from app.worker.dynamic import DynamicBatcher
+from app.worker.encoder import EncodingRunner
 from app.worker.faults import DeviceLost
 from app.worker.runner import LatentRunner, ModelFault
 from app.worker.sequences import SequenceRunner, state_bytes
-from models import checkpoint
+from models import LATENT_MODELS, checkpoint
 from models.checkpoint import Checkpoint, CheckpointError
-from models.protocols import LatentModel, SequenceModel
+from models.protocols import EncodingModel, LatentModel, SequenceModel, StyledModel
 
 BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
 LOADING_BYTES_A_PARAMETER = 12  # beyond that, of the model that is being verified, converted and packed
@@ -45,7 +46,7 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a worker serves: a lane for each good model, a description of every model, and its compute threads."""
+    """What a worker serves: lanes of each good model, a description of every model, and its compute threads."""
 
     lanes: dict[str, Lane]
     models: list[ModelInfo]
@@ -77,7 +78,8 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
     infos = [ModelInfo(name=name, error=error) for name, error in broken.items()]
     for folder in folders:
         try:
-            lanes[folder.name], info = _load_lane(folder, device, config, partial(interrupted, folder.name))
+            own, info = _load_lanes(folder, device, config, partial(interrupted, folder.name))
+            lanes |= own
         except (CheckpointError, ModelFault) as error:
             if not config.skip_broken:
                 raise RegistryError(str(error)) from error
@@ -186,17 +188,24 @@ def _check_memory(needs: list[tuple[str, int]], device: torch.device, limit: int
 
 def _weights_needed(folders: list[Path]) -> list[tuple[str, int]]:
     try:
-        parameters = {folder.name: checkpoint.read_config(folder).size // 2 for folder in folders}
+        configs = {folder.name: checkpoint.read_config(folder) for folder in folders}
     except CheckpointError as error:
         raise RegistryError(str(error)) from error
-    needed = [(name, count * BYTES_A_PARAMETER) for name, count in parameters.items()]
+    parameters = {name: config.size // 2 for name, config in configs.items()}
+    copies = {name: 2 if _encodes(config.architecture) else 1 for name, config in configs.items()}
+    needed = [(name, count * copies[name] * BYTES_A_PARAMETER) for name, count in parameters.items()]
     return [*needed, ("(while loading the largest)", max(parameters.values(), default=0) * LOADING_BYTES_A_PARAMETER)]
 
 
-def _load_lane(
+def _encodes(architecture: str) -> bool:
+    """Whether a model of this architecture is kept twice: an encoder is prepared on a copy of its own."""
+    return hasattr(LATENT_MODELS.get(architecture), "encode")
+
+
+def _load_lanes(
     folder: Path, device: torch.device, config: WorkerConfig, interrupted: Callable[[], bool]
-) -> tuple[Lane, ModelInfo]:
-    """One model: verified, on the device, warmed up.
+) -> tuple[dict[str, Lane], ModelInfo]:
+    """One model: verified, on the device, warmed up; its lanes by name, its encoder's among them.
 
     Raises:
         CheckpointError, ModelFault: the folder is broken, or its network does not do what its protocol promises.
@@ -217,8 +226,9 @@ def _load_lane(
     )
     try:
         if loaded.config.kind == "latent":
-            return _latent_lane(model, described, device, config)
-        return _sequence_lane(model, described, device, config, interrupted, folder, loaded)
+            return _latent_lanes(model, described, device, config)
+        lane, info = _sequence_lane(model, described, device, config, interrupted, folder, loaded)
+        return {info.name: lane}, info
     except RegistryError:
         raise
     except Exception as error:  # the network, the operator's own among them, may raise anything
@@ -227,13 +237,11 @@ def _load_lane(
         raise ModelFault(f"{folder}: {error}") from error
 
 
-def _latent_lane(
+def _latent_lanes(
     model: nn.Module, info: ModelInfo, device: torch.device, config: WorkerConfig
-) -> tuple[Lane, ModelInfo]:
-    if not isinstance(model, LatentModel):
-        raise ModelFault(f"{info.architecture} lacks latent_shape, num_classes or decode")
-    if info.labels and len(info.labels) != model.num_classes:
-        raise ModelFault(f"{len(info.labels)} labels where the network has {model.num_classes} classes")
+) -> tuple[dict[str, Lane], ModelInfo]:
+    _check_attributes(model, info)
+    assert isinstance(model, LatentModel)
     threads = compute_threads(config, device)
     runner = LatentRunner(model, device, config.max_batch, resolve_dtype(config.dtype, device), threads)
     measured = dataclasses.replace(
@@ -242,12 +250,36 @@ def _latent_lane(
         dtype=str(runner.dtype).removeprefix("torch."),
         memory_bytes=info.memory_bytes * runner.dtype.itemsize // torch.float32.itemsize,
         latent_shape=tuple(model.latent_shape),
+        styles=model.styles if isinstance(model, StyledModel) else 0,
         num_classes=model.num_classes,
         image_shape=runner.image_shape,
         buckets=runner.buckets,
         seconds=runner.seconds,
     )
-    return DynamicBatcher(runner, alone=runner.threads > 1), measured
+    lanes: dict[str, Lane] = {info.name: DynamicBatcher(runner, alone=runner.threads > 1)}
+    if not isinstance(model, EncodingModel):
+        return lanes, measured
+    encoder = EncodingRunner(model, runner, device, config.max_batch, threads)
+    lanes[encoder_of(info.name)] = DynamicBatcher(encoder, alone=encoder.threads > 1)
+    return lanes, dataclasses.replace(
+        measured,
+        memory_bytes=measured.memory_bytes + info.memory_bytes,  # of a copy of its own
+        encode_buckets=encoder.buckets,
+        encode_seconds=encoder.seconds,
+        encode_threads=encoder.threads,
+    )
+
+
+def _check_attributes(model: nn.Module, info: ModelInfo) -> None:
+    """Refuse a latent model that contradicts its protocol, or its folder."""
+    if not isinstance(model, LatentModel):
+        raise ModelFault(f"{info.architecture} lacks latent_shape, num_classes or decode")
+    if info.labels and len(info.labels) != model.num_classes:
+        raise ModelFault(f"{len(info.labels)} labels where the network has {model.num_classes} classes")
+    if isinstance(model, StyledModel):
+        shape, styles = tuple(model.latent_shape), model.styles
+        if not 2 <= styles <= MAX_STYLES or len(shape) != 2 or shape[0] != styles:
+            raise ModelFault(f"{styles} styles with latents of shape {list(shape)}; [styles, dim] expected")
 
 
 def _sequence_lane(

@@ -1,4 +1,4 @@
-"""Rows of pictures that wait, and whose turn it is: clients take turns, and so do the jobs of each.
+"""Rows that wait, and whose turn it is: clients take turns, and so do the jobs of each.
 
 Knows jobs, rows and clients; forms no batches. A turn is a few rows, so that neither a job of 64 rows nor a client with
 a thousand jobs holds up anybody else; every step costs the same however long the queue is.

@@ -1,8 +1,9 @@
-"""Runs one latent model on the device: numpy in, uint8 pictures out, in batches of a few exact sizes.
+"""Runs one function of a network on the device, in batches of a few exact sizes: numpy in, numpy out.
 
 Knows tensors and the device; holds no policy: which rows make a batch is the batcher's business.
 """
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from app.engine.jobs import Labels, Latents, Pictures
+from app.engine.jobs import Labels, Latents, Pictures, Rows
 from app.engine.link import MAX_BODY
 from app.worker import packing
 from app.worker.device import tell_apart
@@ -23,24 +24,116 @@ from models.protocols import LatentModel
 
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
 IMAGE_CHANNELS = (1, 3, 4)
-SHARED_FLOPS = 4e9  # a picture that keeps one core busy for tens of milliseconds
+SHARED_FLOPS = 4e9  # a row that keeps one core busy for tens of milliseconds
 
 
 class ModelFault(Exception):
     """The network does not do what its protocol promises."""
 
 
-class LatentRunner:
-    """One network with the batch sizes that it may be run at.
+class ExactRunner:
+    """What decoding and encoding share: batches padded to a bucket, in which a row has the bits that it has alone.
 
-    A batch is padded to a bucket. `buckets` holds those sizes at which every row comes out with the same bits as at the
-    largest, wherever it lies and whoever its batch-mates are: the seed contract rests on it.
+    `buckets` holds those sizes at which every row comes out with the same bits as at the largest, wherever it lies and
+    whoever its batch-mates are: the seed contract rests on it. A subclass sets `_model` to a network with `decode`,
+    says what goes in and comes out, and warms up.
 
     Attributes:
         threads: that compute one batch together; one for small networks, whose batches run beside each other.
-        dtype: precision that the network computes in.
         buckets: exact batch sizes, ascending.
         seconds: of compute for a batch of each bucket, measured at warm-up.
+    """
+
+    _model: LatentModel
+    threads = 1
+    buckets: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def _as_input(self, rows: Rows) -> Tensor:
+        """Rows as the network takes them, on the device."""
+        raise NotImplementedError
+
+    def _as_output(self, out: Tensor) -> tuple[Rows, NDArray[np.bool_]]:
+        """What is made of the network's output, and which rows of it are finite."""
+        raise NotImplementedError
+
+    def compute(self, rows: Rows, labels: Labels) -> tuple[Rows, NDArray[np.bool_]]:
+        """Compute rows [n, ...] with labels [n], n <= largest bucket: what they come to, [n, ...], and finite [n].
+
+        Raises:
+            MemoryError: there was not enough.
+            DeviceLost: no call to the device will succeed any more.
+            Exception: whatever the network raises.
+        """
+        compute_with(self.threads)
+        try:
+            with torch.inference_mode():
+                size = self.bucket_for(len(labels))
+                return self._as_output(self._forward(_padded(rows, size), _padded(labels, size))[: len(labels)])
+        except Exception as error:
+            tell_apart(error, self._device)
+            raise
+
+    def bucket_for(self, rows: int) -> int:
+        """The smallest bucket that holds so many rows."""
+        return next(size for size in self.buckets if size >= rows)
+
+    def _warm_up(self, rows: Rows, labels: Labels, largest: int) -> None:
+        """Run every bucket up to the largest, keep the exact ones and measure them."""
+        self.buckets = self._exact_buckets(powers_of_two(largest), rows, labels)
+        self.seconds = tuple(self._measure(rows[:size], labels[:size]) for size in self.buckets)
+
+    def _forward(self, rows: Rows, labels: Labels) -> Tensor:
+        y = torch.from_numpy(labels).to(self._device, non_blocking=True)
+        return self._model.decode(self._as_input(rows), y)
+
+    def _exact_buckets(self, sizes: Sequence[int], rows: Rows, labels: Labels) -> tuple[int, ...]:
+        """Sizes from the largest down that agree with it bit by bit; a batch of one agrees at least with itself."""
+        with torch.inference_mode():
+            reference = self._in_batches_of(sizes[-1], rows, labels)
+            exact: list[int] = []
+            for size in reversed(sizes):
+                some = min(len(labels), max(size, PROBE_ROWS))
+                if not self._agrees(size, rows[:some], labels[:some], reference[:some]):
+                    break
+                exact.insert(0, size)
+        return tuple(exact) or (1,)
+
+    def _agrees(self, size: int, rows: Rows, labels: Labels, reference: Tensor) -> bool:
+        """Whether rows keep their bits in batches of this size, moved to other places and beside padding."""
+        shift = max(1, size // 2 - 1)
+        moved = self._in_batches_of(size, np.roll(rows, shift, axis=0), np.roll(labels, shift))
+        if not torch.equal(moved.roll(-shift, dims=0), reference):
+            return False
+        lone = self._forward(_padded(rows[:1], size), _padded(labels[:1], size))[:1]
+        return torch.equal(lone, reference[:1]) and torch.equal(self._in_batches_of(size, rows, labels), reference)
+
+    def _in_batches_of(self, size: int, rows: Rows, labels: Labels) -> Tensor:
+        parts = []
+        for start in range(0, len(labels), size):
+            some = labels[start : start + size]
+            out = self._forward(_padded(rows[start : start + size], size), _padded(some, size))
+            parts.append(out[: len(some)])
+        return torch.cat(parts)
+
+    def _measure(self, rows: Rows, labels: Labels) -> float:
+        """Seconds for one batch: the best of four, the first of which also warms this size up."""
+        took = []
+        for _ in range(4):
+            start = time.perf_counter()
+            self.compute(rows, labels)
+            took.append(time.perf_counter() - start)
+        return min(took)
+
+
+class LatentRunner(ExactRunner):
+    """Decodes: latents [n, *latent_shape] to uint8 pictures [n, H, W, C].
+
+    Attributes:
+        dtype: precision that the network computes in.
         image_shape: (height, width, channels).
     """
 
@@ -55,7 +148,7 @@ class LatentRunner:
         """Warm up every bucket up to `max_batch`, keep the exact ones and measure them.
 
         Args:
-            model: a `LatentModel` in evaluation mode and float32.
+            model: a `LatentModel` in evaluation mode and float32; left as it is.
             device: where it is.
             max_batch: largest batch to try.
             dtype: precision to compute in, where it gives the pictures of float32.
@@ -66,7 +159,7 @@ class LatentRunner:
             Exception: whatever a larger batch raises.
         """
         assert isinstance(model, LatentModel)
-        self._device = device
+        super().__init__(device)
         compute_with(1)
         rows = max(PROBE_ROWS, max_batch)
         probe = np.random.Generator(np.random.Philox(key=0))
@@ -74,57 +167,26 @@ class LatentRunner:
         labels = probe.integers(max(model.num_classes, 1), size=rows)
         self._model, self.dtype = self._prepared(model, dtype, latents[:PROBE_ROWS], labels[:PROBE_ROWS])
         self.image_shape = self._check_output(latents, labels)
-        self.threads = threads if self._flops(model, latents[:1], labels[:1]) > SHARED_FLOPS else 1
-        self.buckets = self._exact_buckets(powers_of_two(min(max_batch, self._most_rows())), latents, labels)
-        self.seconds = tuple(self._measure(latents[:size], labels[:size]) for size in self.buckets)
+        flops = count_flops(model, torch.from_numpy(latents[:1]).to(device), labels[:1])
+        self.threads = threads if flops > SHARED_FLOPS else 1
+        self._warm_up(latents, labels, min(max_batch, most_rows(math.prod(self.image_shape))))
 
-    def decode(self, latents: Latents, labels: Labels) -> tuple[Pictures, NDArray[np.bool_]]:
-        """Decode rows: [n, *latent_shape], [n], n <= largest bucket -> pictures [n, H, W, C], finite [n].
+    def _as_input(self, rows: Latents) -> Tensor:
+        return torch.from_numpy(rows).to(self._device, self.dtype, non_blocking=True)
 
-        Raises:
-            MemoryError: there was not enough.
-            DeviceLost: no call to the device will succeed any more.
-            Exception: whatever the network raises.
-        """
-        compute_with(self.threads)
-        try:
-            with torch.inference_mode():
-                return self._decode(latents, labels)
-        except Exception as error:
-            tell_apart(error, self._device)
-            raise
-
-    def _decode(self, latents: Latents, labels: Labels) -> tuple[Pictures, NDArray[np.bool_]]:
-        rows = len(labels)
-        size = self.bucket_for(rows)
-        out = self._forward(_padded(latents, size), _padded(labels, size))[:rows]
+    def _as_output(self, out: Tensor) -> tuple[Pictures, NDArray[np.bool_]]:
         grey = out.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         finite = torch.isfinite(grey.flatten(1).sum(1))  # one pass: NaN and infinity survive a sum
         grey.add_(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)  # [-1, 1] -> 0..255
         return grey.to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
-
-    def bucket_for(self, rows: int) -> int:
-        """The smallest bucket that holds so many rows."""
-        return next(size for size in self.buckets if size >= rows)
-
-    def _forward(self, latents: Latents, labels: Labels) -> torch.Tensor:
-        x = torch.from_numpy(latents).to(self._device, self.dtype, non_blocking=True)
-        y = torch.from_numpy(labels).to(self._device, non_blocking=True)
-        return self._model.decode(x, y)
-
-    def _flops(self, model: nn.Module, latents: Latents, labels: Labels) -> int:
-        """Of one picture: a number of the network's own, not of the machine's mood, for it decides about bits."""
-        with torch.inference_mode(), FlopCounter() as counter:
-            model.decode(torch.from_numpy(latents).to(self._device), torch.from_numpy(labels).to(self._device))  # type: ignore[operator]
-        return int(counter.total)
 
     def _prepared(
         self, model: nn.Module, dtype: torch.dtype, latents: Latents, labels: Labels
     ) -> tuple[LatentModel, torch.dtype]:
         if self._device.type == "cpu":
             model, dtype = packing.prepare(model, dtype, torch.from_numpy(latents), torch.from_numpy(labels))
-        else:
-            model = model.to(dtype)
+        elif dtype != torch.float32:
+            model = copy.deepcopy(model).to(dtype)
         assert isinstance(model, LatentModel)
         return model, dtype
 
@@ -141,47 +203,17 @@ class LatentRunner:
         channels, height, width = out.shape[1:]
         return height, width, channels
 
-    def _most_rows(self) -> int:
-        """Rows whose pictures fit into one frame with room to spare."""
-        return max(1, MAX_BODY // 2 // math.prod(self.image_shape))
 
-    def _exact_buckets(self, sizes: Sequence[int], latents: Latents, labels: Labels) -> tuple[int, ...]:
-        """Sizes from the largest down that agree with it bit by bit; a batch of one agrees at least with itself."""
-        with torch.inference_mode():
-            reference = self._in_batches_of(sizes[-1], latents, labels)
-            exact: list[int] = []
-            for size in reversed(sizes):
-                rows = min(len(labels), max(size, PROBE_ROWS))
-                if not self._agrees(size, latents[:rows], labels[:rows], reference[:rows]):
-                    break
-                exact.insert(0, size)
-        return tuple(exact) or (1,)
+def count_flops(model: nn.Module, rows: Tensor, labels: Labels) -> int:
+    """What `decode` takes for one row: a number of its own, not of the machine's mood, for it decides about bits."""
+    with torch.inference_mode(), FlopCounter() as counter:
+        model.decode(rows, torch.from_numpy(labels).to(rows.device))  # type: ignore[operator]  # a LatentModel
+    return int(counter.total)
 
-    def _agrees(self, size: int, latents: Latents, labels: Labels, reference: torch.Tensor) -> bool:
-        """Whether rows keep their bits in batches of this size, moved to other places and beside padding."""
-        shift = max(1, size // 2 - 1)
-        moved = self._in_batches_of(size, np.roll(latents, shift, axis=0), np.roll(labels, shift))
-        if not torch.equal(moved.roll(-shift, dims=0), reference):
-            return False
-        lone = self._forward(_padded(latents[:1], size), _padded(labels[:1], size))[:1]
-        return torch.equal(lone, reference[:1]) and torch.equal(self._in_batches_of(size, latents, labels), reference)
 
-    def _in_batches_of(self, size: int, latents: Latents, labels: Labels) -> torch.Tensor:
-        parts = []
-        for start in range(0, len(labels), size):
-            rows = labels[start : start + size]
-            out = self._forward(_padded(latents[start : start + size], size), _padded(rows, size))
-            parts.append(out[: len(rows)])
-        return torch.cat(parts)
-
-    def _measure(self, latents: Latents, labels: Labels) -> float:
-        """Seconds for one batch: the best of four, the first of which also warms this size up."""
-        took = []
-        for _ in range(4):
-            start = time.perf_counter()
-            self.decode(latents, labels)
-            took.append(time.perf_counter() - start)
-        return min(took)
+def most_rows(row_bytes: int) -> int:
+    """Rows of so many bytes that fit into one frame with room to spare."""
+    return max(1, MAX_BODY // 2 // row_bytes)
 
 
 def powers_of_two(limit: int) -> list[int]:

@@ -10,6 +10,7 @@ from app.encoders import Encoders
 from app.engine.terms import Terms
 from app.errors import DeadlineExceeded, Overloaded
 from app.telemetry import Telemetry
+from tests.serving import eventually
 
 
 @pytest.fixture
@@ -42,6 +43,15 @@ def test_what_would_take_too_long_is_refused_and_what_is_released_is_forgotten(m
 async def test_result_and_learning(made):
     assert await made.run(lambda: 7, 10, "png", stay, soon()) == 7
     assert made._pixel_seconds["png"] != encoders.FIRST_GUESS["png"]
+
+
+async def test_what_comes_too_late_is_learned_from_too(made):
+    """Else a machine that has become slow would go on promising what it can't keep."""
+    gate, before = threading.Event(), made._pixel_seconds["upload"]
+    with pytest.raises(DeadlineExceeded, match="not read in time"):
+        await made.run(gate.wait, 1, "upload", stay, soon(0.02))
+    gate.set()
+    await eventually(lambda: made._pixel_seconds["upload"] > before)
 
 
 async def test_nothing_is_begun_for_those_whose_time_is_over_or_who_have_left(made):

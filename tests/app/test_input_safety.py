@@ -19,8 +19,9 @@ from app import service
 from app.codecs import MAX_WEBP_SIDE
 from app.engine.jobs import LatentJob, ModelInfo
 from app.errors import InvalidField
+from app.plan import Plan, plan_images
 from app.schemas import ImageRequest, OpenAICompletionRequest, OpenAIImageRequest, TextRequest
-from app.service import Generated, Plan
+from app.service import Generated
 from app.worker import registry
 from models import checkpoint
 from models.checkpoint import CheckpointError
@@ -432,10 +433,10 @@ def test_as_many_latents_as_pictures_are_taken_in_every_shape(shape):
     """The bound counts numbers, not brackets."""
     info = ModelInfo(name="m", digest="0" * 64, latent_shape=shape)
     z = np.random.default_rng(0).standard_normal((64, *shape), np.float32)
-    plan = service.plan_images(ImageRequest(latents=z.tolist()), info)
-    np.testing.assert_array_equal(plan.job.latents, z)
+    plan = plan_images(ImageRequest(latents=z.tolist()), info)
+    np.testing.assert_array_equal(plan.job.inputs, z)
     with pytest.raises(InvalidField):
-        service.plan_images(ImageRequest(latents=[*z.tolist(), z[0].tolist()]), info)
+        plan_images(ImageRequest(latents=[*z.tolist(), z[0].tolist()]), info)
 
 
 @pytest.mark.parametrize(

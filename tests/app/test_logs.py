@@ -2,17 +2,20 @@ import io
 import json
 import logging
 import sys
+import warnings
 
 import pytest
+from PIL import Image, TiffImagePlugin
 
 from app import logs
 
 
 @pytest.fixture
 def restored():
-    loggers = [logging.getLogger(), logging.getLogger("genserve")]
+    loggers = [logging.getLogger(name) for name in (None, "genserve", "PIL")]
     before = [(logger.handlers[:], logger.level) for logger in loggers]
-    yield
+    with warnings.catch_warnings():
+        yield
     for logger, (handlers, level) in zip(loggers, before, strict=True):
         logger.handlers[:] = handlers
         logger.setLevel(level)
@@ -31,6 +34,24 @@ def test_a_terminal_gets_plain_lines(monkeypatch, restored):
     logging.getLogger("library").info("nor this")
     (line,) = terminal.getvalue().splitlines()
     assert line.endswith("INFO    genserve.x: hello")
+
+
+def test_odd_uploads_write_no_lines(monkeypatch, restored):
+    """Nor do they fill Python's table of warnings that were given already."""
+    monkeypatch.setattr(sys, "stderr", file := io.StringIO())
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0"
+    Image.new("L", (8, 8)).save(odd := io.BytesIO(), "jpeg", exif=exif)
+    seen = entries()
+    warnings.simplefilter("default")
+    logs.configure("debug")
+    Image.open(odd).load()
+    assert file.getvalue() == ""
+    assert entries() == seen
+
+
+def entries():
+    """What Python remembers of warnings given in that module."""
+    return set(getattr(TiffImagePlugin, "__warningregistry__", ())) - {"version"}
 
 
 def test_a_file_gets_one_json_object_a_line(monkeypatch, restored):

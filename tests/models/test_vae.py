@@ -103,6 +103,43 @@ def test_divergence_from_a_flow_is_that_of_the_densities():
     assert found.mean().item() == pytest.approx((posterior.log_prob(codes) - prior).mean().item(), rel=0.03)
 
 
+def finished(sharpness, black_level):
+    """The means of pictures as they are and as they are finished, from the same weights."""
+    torch.manual_seed(0)
+    plain, model = ConvVAE(**SMALL).eval(), ConvVAE(**SMALL, sharpness=sharpness, black_level=black_level).eval()
+    model.load_state_dict(plain.state_dict())
+    codes, labels = 3 * torch.randn(4, 6), torch.arange(4)
+    with torch.no_grad():
+        return [(m.decode(codes, labels) + 1) / 2 for m in (plain, model)]
+
+
+def test_sharpness_adds_what_a_pixel_has_over_its_neighbours():
+    plain, sharp = finished(0.5, 0.0)
+    around = torch.nn.functional.pad(plain, [1] * 4).unfold(2, 3, 1).unfold(3, 3, 1).mean((4, 5))
+    torch.testing.assert_close(sharp, (plain + 0.5 * (plain - around)).clamp(0, 1), atol=0.002, rtol=0)
+
+
+def test_what_is_almost_black_becomes_black_and_nothing_else_changes():
+    plain, clean = finished(0.0, 0.5)
+    dark = plain < 0.5
+    assert 0 < dark.sum() < dark.numel()
+    assert (clean[dark] * 255).round().max() == 0
+    torch.testing.assert_close(clean[~dark], plain[~dark], atol=1e-5, rtol=0)
+
+
+def test_training_leaves_the_finish_out():
+    model, codes, labels = ConvVAE(**SMALL, sharpness=0.5, black_level=0.2), torch.randn(2, 6), torch.arange(2)
+    raw = model.stack(model.project(torch.cat([codes, model.embedding(labels)], 1)))
+    assert torch.equal(model.train().logits(codes, labels), raw)
+    assert not torch.allclose(model.eval().logits(codes, labels), raw)
+
+
+@pytest.mark.parametrize("wrong", [{"sharpness": -0.1}, {"black_level": 1.0}, {"black_level": -0.1}])
+def test_a_finish_out_of_range_is_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ConvVAE(**SMALL, **wrong)
+
+
 def test_a_flow_over_an_odd_number_of_codes_is_refused():
     with pytest.raises(ValueError, match="even length, got 5"):
         ConvVAE(latent_dim=5, channels=(8,), flow_layers=2)

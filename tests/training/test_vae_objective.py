@@ -1,8 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models import checkpoint
 from training.data import Loader
+from training.energy import energy_distance
 from training.errors import TrainingError
 from training.judge import ARCHITECTURE, JUDGES
 from training.vae import VaeObjective
@@ -41,7 +43,8 @@ def test_the_bound_improves(objective, dataset):
 def guide(judge_folder, tmp_path):
     """A folder with another judge than the one that measures."""
     loaded = checkpoint.load(judge_folder, JUDGES)
-    loaded.model.to_features.weight.mul_(30)  # so that it has opinions, if arbitrary ones
+    for layer in (loaded.model.to_features, loaded.model.to_logits):
+        layer.weight.mul_(30)  # so that it has opinions, if arbitrary ones
     checkpoint.save(tmp_path / "guide", loaded.model, architecture=ARCHITECTURE, config=loaded.config.config)
     return str(tmp_path / "guide")
 
@@ -65,6 +68,17 @@ def test_guidance_comes_on_every_third_step_from_the_second_on_with_its_weight(g
     for step in (3, 6):
         expected = found[step]["nll"] + min(1.0, (step + 1) / 5) * found[step]["kl"] + 7 * found[step]["guidance"]
         assert found[step]["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_guidance_is_the_cross_entropy_and_the_distance_of_pictures_from_the_prior(guided, dataset):
+    objective, batch = guided(), dataset.train.batch(torch.arange(12))
+    torch.manual_seed(1)
+    found = objective._guidance(batch, 3)
+    torch.manual_seed(1)
+    pictures = objective.networks["vae"].decode(torch.randn(12, 4), batch.labels)
+    distance = energy_distance(objective._guide.features(pictures), objective._guide.features(batch.samples))
+    expected = F.cross_entropy(objective._guide(pictures), batch.labels) + distance
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_guidance_brings_pictures_nearer_to_the_data_and_leaves_the_guide_alone(guided, dataset):

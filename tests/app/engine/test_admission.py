@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.admission import Admission, Place
-from app.engine.jobs import ModelInfo
+from app.engine.jobs import ModelInfo, encoder_of
 
 PICTURES = ModelInfo("a", buckets=(1, 8), seconds=(0.1, 0.4))
+BOTH = ModelInfo("v", buckets=(4,), seconds=(0.4,), encode_buckets=(1, 8), encode_seconds=(0.1, 0.16))
 TEXT = ModelInfo("t", kind="sequence", slots=4, buckets=(4,), seconds=(0.01,))
 
 
@@ -125,3 +126,13 @@ def test_nothing_is_left_behind(jobs, order):
         here.leave(place)
     assert here.rows == 0
     assert here.backlog_seconds == 0.0
+
+
+def test_an_encoder_has_a_speed_of_its_own():
+    here = Admission(64, Clock())
+    here.serve(BOTH)
+    assert here.place("v", "x", 2).cost == pytest.approx(0.2)
+    assert here.place(encoder_of("v"), "x", 2).cost == pytest.approx(0.04)
+    here.learn_batch(encoder_of("v"), 1, 0.52)
+    assert here.place(encoder_of("v"), "x", 1).cost == pytest.approx(0.02 + 0.2 * 0.5)
+    assert here.place("v", "x", 2).cost == pytest.approx(0.2)

@@ -173,7 +173,7 @@ async def test_what_is_submitted_in_one_turn_travels_in_one_frame(make):
     numbers = [number for number, *_ in frame.header["jobs"]]
     assert len(set(numbers)) == 3
     assert [len(array) for array in frame.arrays] == [1, 1, 2, 2, 3, 3]
-    np.testing.assert_array_equal(frame.arrays[2], job(2).latents)
+    np.testing.assert_array_equal(frame.arrays[2], job(2).inputs)
     np.testing.assert_array_equal(frame.arrays[3], [0, 1])
     bench.worker.batch((numbers[2], 0, [7, 8, 9]), (numbers[0], 0, [1]), (numbers[1], 0, [4, 5]))
     assert [f.ravel().tolist() for f in await asyncio.gather(*futures)] == [[1], [4, 5], [7, 8, 9]]

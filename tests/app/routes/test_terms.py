@@ -3,7 +3,7 @@
 import pytest
 
 from app.routes import terms
-from app.schemas import ImageRequest, TextRequest
+from app.schemas import EncodeQuery, ImageRequest, TextRequest
 from tests import fake_sequences, fakes
 
 
@@ -29,6 +29,12 @@ def test_what_the_worker_never_sees_is_no_part_of_what_was_asked_for():
 def test_a_drawn_seed_is_no_part_of_it_a_given_one_is():
     assert b"seed" not in terms._origin(ImageRequest())
     assert terms._origin(ImageRequest(seed=1)) != terms._origin(ImageRequest(seed=2))
+
+
+def test_a_file_is_part_of_what_was_asked_for():
+    query = EncodeQuery(label=1)
+    assert terms._origin(query, b"one") == terms._origin(EncodeQuery(label=1), b"one")
+    assert len({terms._origin(query, b"one"), terms._origin(query, b"two"), terms._origin(query)}) == 3
 
 
 async def test_what_is_not_done_in_time(client, gate):

@@ -31,7 +31,7 @@ class EchoRunner:
     def bucket_for(self, rows):
         return next(size for size in self.buckets if size >= rows)
 
-    def decode(self, latents, labels):
+    def compute(self, latents, labels):
         assert 1 <= len(labels) <= self.buckets[-1]
         self.batches.append(len(labels))
         if (latents == RAISE).any():
@@ -60,9 +60,9 @@ def good_rows(result):
     start = 0
     for part in result.parts:
         count = 0 if part.error else part.count
-        yield part, result.pictures[start : start + count].reshape(-1, 3).tolist() if count else []
+        yield part, result.made[start : start + count].reshape(-1, 3).tolist() if count else []
         start += count
-    assert start == len(result.pictures)
+    assert start == len(result.made)
 
 
 def drain(batcher):
@@ -227,8 +227,8 @@ def test_rows_that_are_not_finite_do_not_take_others_with_them():
     """Even of a network where one such row makes the whole batch so: what fails is what fails without the others."""
 
     class Leaking(EchoRunner):
-        def decode(self, latents, labels):
-            pictures, finite = super().decode(latents, labels)
+        def compute(self, latents, labels):
+            pictures, finite = super().compute(latents, labels)
             return (pictures, finite) if finite.all() else (np.zeros_like(pictures), np.zeros_like(finite))
 
     batcher = DynamicBatcher(Leaking((16,), seconds=(1.0,)))
@@ -285,14 +285,14 @@ def test_the_failed_batch_is_let_go_before_its_halves_are_tried():
     held = []
 
     class Holding(EchoRunner):
-        def decode(self, latents, labels):
+        def compute(self, latents, labels):
             gc.collect()
             assert not [reference for reference in held if reference() is not None]
             activations = np.zeros(4)
             held.append(weakref.ref(activations))
             if len(labels) > 2:
                 raise MemoryError
-            return super().decode(latents, labels)
+            return super().compute(latents, labels)
 
     batcher = DynamicBatcher(Holding((8,), seconds=(1.0,)))
     batcher.submit(1, job(1, 8))
@@ -339,7 +339,7 @@ def test_a_batch_of_culprits_fails_whole():
     batcher.submit(1, job(1, 8, poison=dict.fromkeys(range(8), RAISE)))
     result = batcher.begin()(unmarked)
     assert [part.error for part in result.parts] == ["the model raised ValueError"]
-    assert len(result.pictures) == 0
+    assert len(result.made) == 0
 
 
 @given(st.dictionaries(st.integers(0, 15), st.sampled_from([RAISE, NAN]), max_size=8))

@@ -63,7 +63,7 @@ def test_lanes_make_pictures(config):
     lane = registry.load(config).lanes["beta"]
     latents = np.array([[0.5, -0.5, 0, 1]], np.float32)
     lane.submit(1, LatentJob("beta", latents, np.array([3])))
-    np.testing.assert_array_equal(lane.begin()(unmarked).pictures, fakes.echo(latents, np.array([3])))
+    np.testing.assert_array_equal(lane.begin()(unmarked).made, fakes.echo(latents, np.array([3])))
 
 
 def test_names_choose(config):
@@ -153,6 +153,51 @@ def test_labels_must_fit_the_classes(config):
     """A name beyond them would be an index out of range, which on CUDA takes the whole device down."""
     fakes.write(folder(config, ""), "gamma", labels=(*fakes.LABELS, "one more"))
     with pytest.raises(RegistryError, match="gamma: 11 labels where the network has 10 classes"):
+        registry.load(config)
+
+
+def test_an_encoder_is_a_lane_of_its_own(config):
+    plain = registry.load(config).models[1]
+    fakes.write(folder(config, ""), "gamma", "echo-encoder")
+    loaded = registry.load(config)
+    assert list(loaded.lanes) == ["alpha", "beta", "gamma", "gamma/encode"]
+    gamma = loaded.models[2]
+    assert (plain.encodes, gamma.encodes) == (False, True)
+    assert gamma.encode_buckets == (1, 2, 4, 8)
+    assert len(gamma.encode_seconds) == 4
+    assert gamma.as_encoder.dtype == "float32"
+    assert gamma.memory_bytes > plain.memory_bytes
+    pictures = np.full((2, 4, 4, 1), 51, np.uint8)
+    lane = loaded.lanes["gamma/encode"]
+    lane.submit(1, LatentJob("gamma/encode", pictures, np.array([0, 3])))
+    made = lane.begin()(unmarked).made
+    np.testing.assert_allclose(made, fakes.encoded(pictures, np.array([0, 3])), atol=1e-6)
+
+
+def test_an_encoder_s_memory_is_counted(config):
+    fakes.write(folder(config, ""), "gamma", "echo-encoder")
+    needed = dict(registry._weights_needed(registry.find_folders(folder(config, ""), ())))
+    assert needed["gamma"] == 2 * needed["beta"]
+
+
+def test_styles_are_told(config):
+    fakes.write(folder(config, ""), "gamma", "echo-styles", styles=5)
+    alpha, _, gamma = registry.load(config).models
+    assert (alpha.styles, gamma.styles, gamma.latent_shape) == (0, 5, (5, fakes.LATENT_DIM))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "cause"),
+    [
+        ("encodes-wrong-shape", {}, r"encode gives \[1, 2\] for one picture"),
+        ("cannot-encode", {}, "encode raises on a batch of one"),
+        ("echo-styles", {"styles": 1}, r"1 styles with latents of shape \[1, 4\]"),
+        ("echo-styles", {"styles": 65}, "65 styles"),
+    ],
+)
+def test_what_contradicts_its_protocol_is_refused(config, architecture, fields, cause):
+    fakes.write(folder(config, ""), "gamma", architecture, **fields)
+    with pytest.raises(RegistryError, match=f"gamma: {cause}"):
         registry.load(config)
 
 

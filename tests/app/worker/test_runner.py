@@ -58,7 +58,7 @@ def test_warm_up_measures_every_bucket():
 def test_pictures_are_the_network_s_own(channels, n):
     runner = runner_of(fakes.EchoLatents(image_channels=channels))
     latents, labels = rows(n)
-    pictures, finite = runner.decode(latents, labels)
+    pictures, finite = runner.compute(latents, labels)
     assert pictures.dtype == np.uint8
     assert finite.all()
     np.testing.assert_array_equal(pictures, fakes.echo(latents, labels, channels=channels))
@@ -67,7 +67,7 @@ def test_pictures_are_the_network_s_own(channels, n):
 def test_grey_levels():
     """-1 is black, 1 is white, and values in between are rounded, not cut."""
     runner = runner_of(fakes.EchoLatents(num_classes=0))
-    pictures, _ = runner.decode(np.array([[-1.0, 0.0, 1.0, 0.999]], np.float32), np.zeros(1, np.int64))
+    pictures, _ = runner.compute(np.array([[-1.0, 0.0, 1.0, 0.999]], np.float32), np.zeros(1, np.int64))
     assert pictures[0, 0, :, 0].tolist() == [0, 128, 255, 255]
 
 
@@ -78,10 +78,10 @@ def test_bytes_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     runner = runner_of(ConvGenerator(latent_dim=8, channels=(16, 8), base_size=4), 16)
     latents, labels = rows(16, 8)
-    alone = [runner.decode(latents[i : i + 1], labels[i : i + 1])[0][0] for i in range(16)]
+    alone = [runner.compute(latents[i : i + 1], labels[i : i + 1])[0][0] for i in range(16)]
     for n in range(1, 17):
         for start in {0, 16 - n}:
-            pictures, _ = runner.decode(latents[start : start + n], labels[start : start + n])
+            pictures, _ = runner.compute(latents[start : start + n], labels[start : start + n])
             for i in range(n):
                 np.testing.assert_array_equal(pictures[i], alone[start + i])
 
@@ -95,11 +95,11 @@ def test_a_row_that_is_not_finite_changes_nothing_in_the_others(dtype):
     network = ConvGenerator(latent_dim=8, channels=(16, 8), base_size=4).eval().requires_grad_(False)
     runner = LatentRunner(network, CPU, 16, dtype)
     latents, labels = rows(16, 8)
-    wanted, _ = runner.decode(latents, labels)
+    wanted, _ = runner.compute(latents, labels)
     for bad in (0, 7, 15):
         poisoned = latents.copy()
         poisoned[bad] = np.nan
-        pictures, finite = runner.decode(poisoned, labels)
+        pictures, finite = runner.compute(poisoned, labels)
         good = np.arange(16) != bad
         np.testing.assert_array_equal(finite, good)
         np.testing.assert_array_equal(pictures[good], wanted[good])
@@ -111,14 +111,14 @@ def test_what_failed_on_the_device_is_told_apart():
     for magic, error in ((fakes.OUT_OF_MEMORY, MemoryError), (fakes.LOST, DeviceLost), (fakes.RAISE, ValueError)):
         latents[1, 0] = magic
         with pytest.raises(error):
-            runner.decode(latents, labels)
+            runner.compute(latents, labels)
 
 
 def test_rows_that_are_not_finite_are_told_apart():
     runner = runner_of(fakes.EchoLatents())
     latents, labels = rows(5)
     latents[3, 0] = fakes.NAN
-    pictures, finite = runner.decode(latents, labels)
+    pictures, finite = runner.compute(latents, labels)
     assert finite.tolist() == [True, True, True, False, True]
     np.testing.assert_array_equal(pictures[finite], fakes.echo(latents, labels)[finite])
 
@@ -127,7 +127,7 @@ def test_the_caller_s_arrays_are_left_alone():
     runner = runner_of(fakes.EchoLatents())
     latents, labels = rows(3)
     before = latents.copy()
-    runner.decode(latents, labels)
+    runner.compute(latents, labels)
     np.testing.assert_array_equal(latents, before)
 
 

@@ -1,0 +1,272 @@
+"""From a request for pictures to latents, labels and the story of each picture.
+
+Knows requests and what a model takes; submits nothing and encodes nothing.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import latents
+from app.codecs import Provenance
+from app.engine.jobs import LatentJob, Latents, ModelInfo
+from app.errors import InvalidField
+from app.schemas import MAX_IMAGES, ImageRequest, MixPart
+
+LEAST_SUM = 0.01  # of the weights of a mix, as a share of what they would add up to were none negative
+
+# What a way of saying which latents leaves no room for.
+BESIDE: Mapping[str, tuple[str, ...]] = {
+    "latents": ("seed", "truncation", "interpolate", "mix", "style_seed", "style_from"),
+    "interpolate": ("n", "seed", "mix"),
+    "mix": ("n", "seed", "style_seed", "style_from"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a request comes to: a job for the engine and the story of each picture."""
+
+    info: ModelInfo
+    job: LatentJob
+    seed: int | None
+    seeds: tuple[int | None, ...]
+    labels: tuple[int | None, ...]
+    parameters: tuple[dict[str, Any], ...]
+    scale: int
+
+    def provenance(self, index: int) -> Provenance:
+        """Of one picture."""
+        return Provenance(self.info.identity, self.parameters[index])
+
+    def sheet_provenance(self) -> Provenance:
+        """Of all pictures on one sheet."""
+        if len(self.seeds) == 1:
+            return self.provenance(0)
+        first, *others = self.parameters  # what differs from picture to picture, save the seed, is not the sheet's
+        shared = {k: v for k, v in first.items() if k == "seed" or all(other.get(k) == v for other in others)}
+        return Provenance(self.info.identity, {**shared, "grid": len(self.seeds)})
+
+
+def plan_images(request: ImageRequest, info: ModelInfo) -> Plan:
+    """From a request to latents and labels.
+
+    Raises:
+        InvalidField: fields contradict each other or do not fit the model.
+    """
+    _check_combination(request)
+    label = resolve_label(request.label, info)
+    if request.latents is not None:
+        return _plan_latents(request, info, label, request.latents)
+    if request.interpolate is not None:
+        return _plan_interpolation(request, info, label)
+    if request.mix is not None:
+        return _plan_mix(request, info, label, request.mix)
+    return _plan_seeds(request, info, label)
+
+
+def _check_combination(request: ImageRequest) -> None:
+    for given, others in BESIDE.items():
+        if getattr(request, given) is not None:
+            for field in others:
+                if getattr(request, field) is not None:
+                    raise InvalidField(f"{field}: has no meaning beside {given}", field=field)
+
+
+def resolve_label(label: int | str | None, info: ModelInfo, field: str = "label") -> int | None:
+    """A label's index from its index or its name, given in this field.
+
+    Raises:
+        InvalidField: the model has no such label, or no labels at all.
+    """
+    if label is None:
+        return None
+    if not info.num_classes:
+        raise InvalidField(f"{field}: {info.name} is unconditional", field=field)
+    if isinstance(label, str):
+        if label not in info.labels:
+            known = ", ".join(info.labels) or "(no names)"
+            raise InvalidField(f"{field}: {label!r} is not one of {known}", field=field)
+        return info.labels.index(label)
+    if label >= info.num_classes:
+        raise InvalidField(f"{field}: {label} is not below {info.num_classes}", field=field)
+    return label
+
+
+def require_label(label: int | str | None, info: ModelInfo) -> int | None:
+    """The label of a picture that is there already: nothing can draw it; None for an unconditional model.
+
+    Raises:
+        InvalidField: it is missing, or the model has no such label, or no labels at all.
+    """
+    if label is None and info.num_classes:
+        known = ", ".join(info.labels) or f"an index below {info.num_classes}"
+        raise InvalidField(f"label: {info.name} has to be told what the picture shows: {known}", field="label")
+    return resolve_label(label, info)
+
+
+def _plan_seeds(request: ImageRequest, info: ModelInfo, label: int | None) -> Plan:
+    n = request.n or 1
+    seed = random.randrange(latents.MAX_SEED - MAX_IMAGES) if request.seed is None else request.seed  # noqa: S311
+    if seed + n - 1 > latents.MAX_SEED:
+        raise InvalidField(f"seed: seed + n - 1 must not exceed {latents.MAX_SEED}", field="seed")
+    draw = latents.styled_from_seed if info.styles else latents.from_seed
+    drawn = [draw(seed + j, info.latent_shape, info.num_classes) for j in range(n)]
+    z = drawn[0][0][None] if n == 1 else np.stack([latent for latent, _ in drawn])
+    extra = _adjust(request, info, z)
+    labels = [own if label is None else label for _, own in drawn]
+    stories = [{"seed": seed + j, **extra} for j in range(n)]
+    return _plan(request, info, z, labels, seed, tuple(range(seed, seed + n)), stories)
+
+
+def _adjust(request: ImageRequest, info: ModelInfo, z: Latents) -> dict[str, Any]:
+    """Mix styles into drawn latents [n, *latent_shape] and shorten them, in place; what the story tells of it.
+
+    Raises:
+        InvalidField: the model has no styles, or not so many.
+    """
+    extra: dict[str, Any] = {}
+    if request.style_seed is not None or request.style_from is not None:
+        extra = _mix_styles(request, info, z)
+    if request.truncation is not None:
+        z *= np.float32(request.truncation)
+        extra["truncation"] = request.truncation
+    return extra
+
+
+def _mix_styles(request: ImageRequest, info: ModelInfo, z: Latents) -> dict[str, Any]:
+    """Style mixing (Karras et al. 2019): the finer rows of all latents are those of one other seed."""
+    field = "style_seed" if request.style_seed is not None else "style_from"
+    if not info.styles:
+        raise InvalidField(f"{field}: {info.name} has no styles", field=field)
+    if request.style_seed is None:
+        raise InvalidField("style_from: has no meaning without style_seed", field="style_from")
+    first = (info.styles + 1) // 2 if request.style_from is None else request.style_from
+    if first >= info.styles:
+        raise InvalidField(f"style_from: {info.name} has styles 0 to {info.styles - 1}", field="style_from")
+    z[:, first:] = latents.styled_from_seed(request.style_seed, info.latent_shape, info.num_classes)[0][first:]
+    return {"style_seed": request.style_seed, "style_from": first}
+
+
+def _plan_latents(request: ImageRequest, info: ModelInfo, label: int | None, given: list[Any]) -> Plan:
+    shape = info.latent_shape
+    if _count(given, MAX_IMAGES * math.prod(shape)) > MAX_IMAGES * math.prod(shape):
+        raise InvalidField(f"latents: more numbers than {MAX_IMAGES} latents of {info.name} have", field="latents")
+    z = _as_floats(given, "latents")
+    if z.shape == shape:
+        z = z[None]
+    if z.shape[1:] != shape or not 1 <= len(z) <= MAX_IMAGES:
+        wanted = f"{list(shape)} or [n, {', '.join(map(str, shape))}] with n up to {MAX_IMAGES}"
+        raise InvalidField(f"latents: shape {list(z.shape)}; {info.name} takes {wanted}", field="latents")
+    if request.n is not None and request.n != len(z):
+        raise InvalidField(f"n: {request.n} contradicts the {len(z)} latents given", field="n")
+    stories = [{"latents_sha256": digest(row)} for row in z]
+    return _plan(request, info, z, [label or 0] * len(z), None, (None,) * len(z), stories)
+
+
+def digest(latent: Latents) -> str:
+    """The sha256 of one latent's numbers, as 32-bit floats, by which a story names it."""
+    return hashlib.sha256(latent.tobytes()).hexdigest()
+
+
+def _count(given: list[Any], limit: int) -> int:
+    """How many numbers nested lists hold; not counted further once they are beyond the limit."""
+    count, lists = 0, [given]
+    while lists and count <= limit:
+        entries = lists.pop()
+        inner = [entry for entry in entries if isinstance(entry, list)]
+        count += len(entries) - len(inner) or not entries  # an empty list counts too, or many of them would be free
+        lists += inner
+    return count
+
+
+def _as_floats(given: list[Any], field: str) -> NDArray[np.float32]:
+    """Nested JSON numbers as an array.
+
+    Raises:
+        InvalidField: other values than numbers, ragged nesting, or numbers beyond 32-bit floats.
+    """
+    boxed = np.asarray(given, object)
+    if not {type(value) for value in boxed.reshape(-1)} <= {int, float}:  # true is no number, and a list means ragged
+        raise InvalidField(f"{field}: must be numbers, nested to a regular shape", field=field)
+    try:
+        with np.errstate(over="ignore"):
+            z = boxed.astype(np.float32)
+    except OverflowError:  # an integer that no float holds
+        z = np.full(boxed.shape, np.inf, np.float32)
+    if not np.isfinite(z).all():
+        raise InvalidField(f"{field}: must be finite in 32-bit floats", field=field)
+    return z
+
+
+def _plan_interpolation(request: ImageRequest, info: ModelInfo, label: int | None) -> Plan:
+    walk = request.interpolate
+    assert walk is not None
+    draw = latents.styled_from_seed if info.styles else latents.from_seed
+    start, own_label = draw(walk.from_seed, info.latent_shape, info.num_classes)
+    end, _ = draw(walk.to_seed, info.latent_shape, info.num_classes)
+    z = (latents.interpolate_styled if info.styles else latents.interpolate)(start, end, walk.steps)
+    extra = _adjust(request, info, z)
+    labels = [own_label if label is None else label] * walk.steps
+    ends = {"from_seed": walk.from_seed, "to_seed": walk.to_seed, "steps": walk.steps}
+    stories = [{"interpolate": ends, "step": step, **extra} for step in range(walk.steps)]
+    return _plan(request, info, z, labels, walk.from_seed, (None,) * walk.steps, stories)
+
+
+def _plan_mix(request: ImageRequest, info: ModelInfo, label: int | None, parts: Sequence[MixPart]) -> Plan:
+    """The mean of several latents by their weights; of the label of the first when none is given."""
+    total, size = sum(part.weight for part in parts), sum(abs(part.weight) for part in parts)
+    if abs(total) <= LEAST_SUM * size:
+        raise InvalidField(f"mix: the weights add up to {total:g}, from which no mean can be made", field="mix")
+    found = [_part(part, info) for part in parts]
+    z = sum(part.weight / total * row.astype(np.float64) for part, (row, _, _) in zip(parts, found, strict=True))
+    with np.errstate(over="ignore"):
+        mixed = np.asarray(z, np.float32)[None]
+    if not np.isfinite(mixed).all():
+        raise InvalidField("mix: the mean must be finite in 32-bit floats", field="mix")
+    extra = _adjust(request, info, mixed)
+    stories = [{"mix": [{**story, "weight": part.weight} for part, (_, _, story) in zip(parts, found, strict=True)]}]
+    stories[0] |= extra
+    return _plan(request, info, mixed, [found[0][1] if label is None else label], None, (None,), stories)
+
+
+def _part(part: MixPart, info: ModelInfo) -> tuple[Latents, int, dict[str, Any]]:
+    """One latent of a mix, the label drawn with it, and what the story calls it.
+
+    Raises:
+        InvalidField: it is given twice or not at all, or does not fit the model.
+    """
+    if (part.seed is None) == (part.latents is None):
+        raise InvalidField("mix: each part has either a seed or latents", field="mix")
+    if part.seed is not None:
+        draw = latents.styled_from_seed if info.styles else latents.from_seed
+        return *draw(part.seed, info.latent_shape, info.num_classes), {"seed": part.seed}
+    assert part.latents is not None
+    size = math.prod(info.latent_shape)
+    row = _as_floats(part.latents, "mix") if _count(part.latents, size) <= size else None
+    if row is None or row.shape != info.latent_shape:
+        raise InvalidField(f"mix: {info.name} takes latents of shape {list(info.latent_shape)}", field="mix")
+    return row, 0, {"latents_sha256": digest(row)}
+
+
+def _plan(
+    request: ImageRequest,
+    info: ModelInfo,
+    z: NDArray[np.float32],
+    labels: list[int],
+    seed: int | None,
+    seeds: tuple[int | None, ...],
+    stories: list[dict[str, Any]],
+) -> Plan:
+    shown: list[int | None] = list(labels) if info.num_classes else [None] * len(labels)
+    for story, own in zip(stories, shown, strict=True):
+        story |= {"label": own} if own is not None else {}
+        story |= {"scale": request.scale} if request.scale > 1 else {}
+    job = LatentJob(info.name, z, np.array(labels, np.int64))
+    return Plan(info, job, seed, seeds, tuple(shown), tuple(stories), request.scale)

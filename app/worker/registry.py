@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from models.protocols import EncodingModel, LatentModel, SequenceModel, StyledMo
 
 BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
 LOADING_BYTES_A_PARAMETER = 12  # beyond that, of the model that is being verified, converted and packed
+ORDER_FILE = "order.txt"  # beside the weights folders: names of models that come first, one a line
+MAX_ORDER = 1 << 16  # bytes of it
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
@@ -88,11 +90,13 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
         infos.append(info)
     if not lanes:
         raise RegistryError(f"{config.weights}: no model could be loaded")
-    return Loaded(lanes, sorted(infos, key=lambda info: info.name), describe(device), threads)
+    return Loaded(lanes, infos, describe(device), threads)
 
 
 def find_folders(weights: Path, names: tuple[str, ...]) -> list[Path]:
-    """Weights folders by name; all of them, in alphabetical order, when no names are given.
+    """Weights folders in the order of these names; all of them when there are none, those of `ORDER_FILE` first.
+
+    The first model of a kind is the one that a request without a name gets.
 
     Raises:
         RegistryError: the folder, or a folder of a given name, does not exist, or there is none at all.
@@ -106,7 +110,26 @@ def find_folders(weights: Path, names: tuple[str, ...]) -> list[Path]:
         raise RegistryError(f"{weights}: no weights folder {', '.join(missing)} (found: {', '.join(found) or 'none'})")
     if not found:
         raise RegistryError(f"{weights}: holds no weights folder (a folder with a {checkpoint.CONFIG_FILE})")
-    return [found[name] for name in dict.fromkeys(names or found)]
+    return [found[name] for name in dict.fromkeys(names or [*_first(weights, found), *found])]
+
+
+def _first(weights: Path, found: Collection[str]) -> list[str]:
+    """The names that a folder of weights wants first; one that is not there is passed over, so that it may be removed.
+
+    Raises:
+        RegistryError: the file can't be read, or is too large to be a list of names.
+    """
+    path = weights / ORDER_FILE
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_ORDER + 1)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RegistryError(f"{path}: can't be read: {error.strerror}") from error
+    if len(content) > MAX_ORDER:
+        raise RegistryError(f"{path}: more than {MAX_ORDER} bytes; it holds names, one a line")
+    return [name for name in content.decode(errors="replace").split() if name in found]
 
 
 def resolve_device(name: str) -> torch.device:

@@ -278,3 +278,29 @@ def test_operator_s_module(config):
     assert registry.load(with_(config, models_module="tests.fakes")).lanes
     with pytest.raises(RegistryError, match="GENSERVE_MODELS_MODULE=no_such_module"):
         registry.load(with_(config, models_module="no_such_module"))
+
+
+def test_the_first_of_a_kind_is_the_first_by_name_unless_told_otherwise(config):
+    fakes.write(folder(config, ""), "gamma")
+    order = folder(config, "order.txt")
+
+    def served(**changes):
+        return [path.name for path in registry.find_folders(folder(config, ""), changes.get("names", ()))]
+
+    assert served() == ["alpha", "beta", "gamma"]
+    assert served(names=("gamma", "alpha")) == ["gamma", "alpha"]
+    order.write_text("beta\n\nremoved\nbeta\n")
+    assert served() == ["beta", "alpha", "gamma"]
+    assert served(names=("gamma", "alpha")) == ["gamma", "alpha"]
+    assert [model.name for model in registry.load(config).models] == ["beta", "alpha", "gamma"]
+
+
+def test_an_order_that_can_not_be_read_is_refused(config):
+    order = folder(config, "order.txt")
+    order.write_bytes(b"x" * (registry.MAX_ORDER + 1))
+    with pytest.raises(registry.RegistryError, match=r"order\.txt: more than 65536 bytes"):
+        registry.load(config)
+    order.unlink()
+    order.mkdir()
+    with pytest.raises(registry.RegistryError, match=r"order\.txt: can't be read: Is a directory"):
+        registry.load(config)

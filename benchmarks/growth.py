@@ -161,7 +161,7 @@ class Sizes:
     def bucket_for(self, rows: int) -> int:
         return rows
 
-    def decode(self, latents: Any, labels: Any) -> Any:
+    def compute(self, inputs: Any, labels: Any) -> Any:
         raise NotImplementedError
 
 

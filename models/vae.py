@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from models.flow import CouplingFlow
 from models.upsampling import NORM_GROUPS, UpsamplingStack
 
+DARKEST = 2.0**-10  # mean of a black pixel: 0 of 255 when rounded, yet no grey pixel is impossible
+
 
 class ConvVAE(nn.Module):
     """Encoder q(z | x, y) = N(mean, exp(log_variance)), decoder p(x | z, y) Bernoulli per pixel; an `EncodingModel`.
 
     Latents are standard normal; codes z are what the decoder reads. They are the same without a flow.
+
+    A mean of all that a code may stand for is blurred, with a haze where a sleeve might be. A network that is not
+    being trained therefore finishes the means: it sharpens them and makes what is almost black black. Pictures and
+    bound are of the finished means alike; training leaves the finish out, since the bound alone would undo it.
     """
 
     def __init__(
@@ -33,6 +39,8 @@ class ConvVAE(nn.Module):
         image_channels: int = 1,
         flow_layers: int = 0,
         flow_width: int = 64,
+        sharpness: float = 0.0,
+        black_level: float = 0.0,
     ) -> None:
         """Build encoder, prior and decoder.
 
@@ -45,11 +53,16 @@ class ConvVAE(nn.Module):
             image_channels: 1, 3 or 4.
             flow_layers: couplings of the prior p(z | y); 0 for N(0, 1).
             flow_width: hidden units of each.
+            sharpness: share of its difference from the mean of the 3x3 pixels around it that is added to each pixel.
+            black_level: grey level in [0, 1) under which a pixel is made black.
 
         Raises:
-            ValueError: the channels or the flow can't be built as asked.
+            ValueError: the channels or the flow can't be built as asked, or a number is out of range.
         """
         super().__init__()
+        if sharpness < 0 or not 0 <= black_level < 1:
+            raise ValueError(f"sharpness {sharpness} must be >= 0 and black_level {black_level} in [0, 1)")
+        self.sharpness, self.black_level = sharpness, black_level
         self.latent_shape: tuple[int, ...] = (latent_dim,)
         self.num_classes = num_classes
         extra = embedding_dim if num_classes else 0
@@ -80,9 +93,17 @@ class ConvVAE(nn.Module):
         return 0.5 * (latents.square() - noise.square() - log_variance).sum(1) - log_det
 
     def logits(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """[N, latent_dim], [N] -> Bernoulli logits of each pixel being white, [N, C, H, W]."""
+        """[N, latent_dim], [N] -> Bernoulli logits of each pixel being white, [N, C, H, W]; in training unfinished."""
         out: Tensor = self.stack(self.project(self._with_label(codes, labels)))
-        return out
+        return out if self.training else self._finish(out)
+
+    def _finish(self, logits: Tensor) -> Tensor:
+        if not (self.sharpness or self.black_level):
+            return logits
+        means = torch.sigmoid(logits.float())
+        sharp = means + self.sharpness * (means - F.avg_pool2d(means, 3, stride=1, padding=1))  # black all around
+        clean = torch.where(sharp < self.black_level, 0.0, sharp).clamp(DARKEST, 1 - DARKEST)
+        return torch.logit(clean).to(logits.dtype)
 
     def decode(self, latents: Tensor, labels: Tensor, /) -> Tensor:
         """[N, latent_dim], [N] -> the mean picture, [N, C, H, W] in [-1, 1]."""

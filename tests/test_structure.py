@@ -34,8 +34,8 @@ def test_openapi_is_complete(document):
     for name in re.findall(r"#/components/schemas/(\w+)", text):
         assert name in schemas
     assert "HTTPValidationError" not in text
-    for path in ("/v1/images/generate", "/v1/images/generations"):
-        operation = document["paths"][path]["post"]
+    for path in ("generate", "generations", "encode", "reconstruct"):
+        operation = document["paths"][f"/v1/images/{path}"]["post"]
         assert operation["requestBody"]["content"]["application/json"]["schema"]
         assert {"400", "404", "413", "415", "429", "500", "503"} <= set(operation["responses"])
 

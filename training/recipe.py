@@ -133,8 +133,8 @@ class VaeRecipe:
 
     Attributes:
         kl_weight: 1 is the bound itself; below 1 the codes say more of their picture, which then is less blurred.
-        guide: folder of a classifier, not the judge, to whose features generated pictures are matched; "" for none.
-        guide_weight: of the distance on its features, on every `guide_every`-th step.
+        guide: folder of a classifier, not the judge, that steers generated pictures; "" for none.
+        guide_weight: of its cross-entropy and of the distance on its features, on every `guide_every`-th step.
         guide_from: step at which it begins; on a decoder that knows its classes it refines, earlier it caricatures.
     """
 

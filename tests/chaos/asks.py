@@ -1,4 +1,4 @@
-"""Requests that know what they must get: pictures that show their latent, texts that go on from their own letter."""
+"""Requests that know what they must get: pictures that show their latent, texts that go on from their own letter, latents."""
 
 import base64
 import io
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.latents import from_seed
+from app.plan import digest
 from tests import fakes
 from tests.chaos import poison
 
-PICTURES, TEXT = "/v1/images/generate", "/v1/text/complete"
+PICTURES, TEXT, ENCODE = "/v1/images/generate", "/v1/text/complete", "/v1/images/encode"
+SIDE = 4  # of the pictures that "reader" takes
+LARGE = 200  # times as large: files of 640 kB, which the server reads in a thread
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,29 @@ class Ask:
         body: what is sent as JSON.
         own: whether the body of a 200 is what this request must get.
         headers: beyond those that every request has.
+        file: a picture that is the body, in place of JSON.
     """
 
     path: str
     body: Mapping[str, Any]
     own: Callable[[bytes], bool]
     headers: Mapping[str, str] = field(default_factory=dict)
+    file: bytes | None = None
 
     @property
     def stream(self) -> bool:
         """Whether the answer comes as events."""
         return bool(self.body.get("stream"))
+
+    @property
+    def sent(self) -> bytes:
+        """The body as it travels."""
+        return json.dumps(self.body).encode() if self.file is None else self.file
+
+    @property
+    def media_type(self) -> str:
+        """What the body is declared as."""
+        return "application/json" if self.file is None else "image/png"
 
     def within(self, seconds: float) -> "Ask":
         """The same with a deadline."""
@@ -45,8 +60,8 @@ class Ask:
 
     def raw(self) -> bytes:
         """Head and body as they travel, for those who send only a part of them; the connection ends with the answer."""
-        body = json.dumps(self.body).encode()
-        head = [f"POST {self.path} HTTP/1.1", "Host: genserve", "Connection: close", "Content-Type: application/json"]
+        body = self.sent
+        head = [f"POST {self.path} HTTP/1.1", "Host: genserve", "Connection: close", f"Content-Type: {self.media_type}"]
         head += [f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in self.headers.items())]
         return "\r\n".join([*head, "", ""]).encode() + body
 
@@ -86,6 +101,35 @@ def _shows(file: bytes, expected: NDArray[np.uint8]) -> bool:
     with Image.open(io.BytesIO(file)) as image:
         pixels = np.asarray(image)
     return np.array_equal(pixels.reshape(expected.shape) if pixels.size == expected.size else pixels, expected)
+
+
+def encode(seed: int, *, first: int | None = None, scale: int = 1) -> Ask:
+    """A picture to be turned into latents, enlarged so many times.
+
+    Its first pixel may be one of `fakes.POISON`.
+    """
+    made = np.random.default_rng(seed).integers(0, 250, (1, SIDE, SIDE, 1), np.uint8)
+    made[0, 0, 0, 0] = made[0, 0, 0, 0] if first is None else first
+    label = seed % len(fakes.LABELS)
+    (expected,) = fakes.encoded(made, np.array([label]))
+
+    def own(answer: bytes) -> bool:
+        said = json.loads(answer)
+        return bool(said["latents"] == expected.tolist() and said["latents_sha256"] == digest(expected))
+
+    return Ask(f"{ENCODE}?model=reader&label={label}", {}, own, file=_file(made[0, :, :, 0], scale))
+
+
+def _file(pixels: NDArray[np.uint8], scale: int) -> bytes:
+    """A PNG that no compression has made smaller, so that its size is known."""
+    out = io.BytesIO()
+    Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1)).save(out, "png", compress_level=0)
+    return out.getvalue()
+
+
+def upload(file: bytes) -> Ask:
+    """A file that must not be taken for a picture."""
+    return Ask(f"{ENCODE}?model=reader&label=1", {}, lambda _: False, file=file)
 
 
 def text(last: str, count: int, *, mark: str = "", stream: bool = False, n: int = 1, seed: int | None = None) -> Ask:

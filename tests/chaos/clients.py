@@ -68,9 +68,10 @@ class Clients:
     async def ask(self, ask: Ask, patience: float = PATIENCE) -> Outcome:
         """Send one request and see what becomes of it."""
         start, kind, status, headers, body = time.perf_counter(), "closed", 0, {}, bytearray()
+        sent = {"Content-Type": ask.media_type, **ask.headers}
         try:
             async with asyncio.timeout(patience):
-                async with self._session.post(self._url + ask.path, json=ask.body, headers=ask.headers) as response:
+                async with self._session.post(self._url + ask.path, data=ask.sent, headers=sent) as response:
                     status, kind = response.status, "cut"
                     headers = {name.lower(): value for name, value in response.headers.items()}
                     async for data in response.content.iter_any():

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.chaos import asks
+from tests.chaos.asks import LARGE
 from tests.chaos.clients import clients
 from tests.chaos.server import check_restored, settled, started, write_models
 
@@ -35,6 +36,7 @@ async def _warm(server):
     async with clients(server.url) as some:
         requests = [asks.picture(seed, 4) for seed in range(8)] + [asks.picture(1, 4, "wide")]
         requests += [asks.text("a", 20, stream=True), asks.text("b", 20)]
+        requests += [asks.encode(seed, scale=LARGE) for seed in range(8)]
         outcomes = await some.ask_all(requests)
     assert [str(outcome) for outcome in outcomes] == ["answered 200"] * len(outcomes)
 
@@ -45,7 +47,7 @@ async def _watched(server):
     yield server
     check_restored(server, before)
     async with clients(server.url) as some:
-        outcomes = await some.ask_all([asks.picture(1, 2), asks.text("a", 3)])
+        outcomes = await some.ask_all([asks.picture(1, 2), asks.text("a", 3), asks.encode(1)])
     assert {str(outcome) for outcome in outcomes} == {"answered 200"}
     assert server.process.pid == pid
     assert "internal_error" not in "\n".join(server.lines[logged:])

@@ -1,9 +1,13 @@
 """Keeps the device busy for a moment, so that what is sent meanwhile is all in flight at once."""
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
 
+from tests import fakes
 from tests.chaos import asks
+from tests.chaos.asks import Ask
 from tests.chaos.clients import Clients, Outcome
 from tests.chaos.server import metric
 from tests.serving import Server, eventually
@@ -16,11 +20,24 @@ async def hold(server: Server, some: Clients, seconds: float, *, threads: int = 
 
     A second thread takes a batch only when several rows wait: the second holder goes with the first of what follows.
     """
-    base = metric(server, "genserve_queue_depth")
-    holders = []
-    for place in range(1, threads + 1):
-        ask = asks.slow(seconds, place / 8).within(3600)
-        holders.append(asyncio.ensure_future(some.ask(ask)))
+    return await _one_by_one(server, some, [asks.slow(seconds, place / 8) for place in range(1, threads + 1)])
+
+
+@contextlib.asynccontextmanager
+async def gated(server: Server, some: Clients, gate: Path) -> AsyncIterator[Awaitable[list[Outcome]]]:
+    """The same by pictures to be encoded, until the block ends; the watchdog allows it a few seconds."""
+    gate.touch()
+    try:
+        shut = [asks.encode(place, first=fakes.POISON[fakes.GATE]) for place in range(server.threads)]
+        yield await _one_by_one(server, some, shut)
+    finally:
+        gate.unlink()
+
+
+async def _one_by_one(server: Server, some: Clients, holders: Sequence[Ask]) -> Awaitable[list[Outcome]]:
+    base, held = metric(server, "genserve_queue_depth"), []
+    for place, ask in enumerate(holders, 1):
+        held.append(asyncio.ensure_future(some.ask(ask.within(3600))))
         await eventually(lambda place=place: metric(server, "genserve_queue_depth") >= base + place)
         await asyncio.sleep(BEGUN_SECONDS)
-    return asyncio.gather(*holders)
+    return asyncio.gather(*held)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import fakes
 from tests import serving as plain
 from tests.chaos import poison
 from tests.serving import PATIENCE, Server, alive, serving, wait_until
@@ -43,7 +44,13 @@ def write_models(weights: Path) -> Path:
     poison.write(weights, "poisoned", milliseconds=1)
     poison.write(weights, "wide")
     poison.write(weights, "cycle", max_length=MAX_LENGTH)
+    fakes.write(weights, "reader", "echo-encoder", gate=str(gate(weights)))
     return weights
+
+
+def gate(weights: Path) -> Path:
+    """While this file is there, pictures whose first pixel says so hold the device up."""
+    return weights / "reader" / "gate"
 
 
 @contextlib.contextmanager

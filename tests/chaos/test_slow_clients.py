@@ -17,6 +17,7 @@ CROWD = 24
 LARGE = asks.picture(5, 16, "wide")  # four megabytes and more
 MANY_TEXTS = asks.text("a", 400, stream=True, n=16)
 GOOD = [asks.picture(seed) for seed in range(12)] + [asks.text("m", 12), asks.text("n", 12, stream=True)]
+GOOD += [asks.encode(seed) for seed in range(4)]
 
 
 async def served_beside(server, *bad):

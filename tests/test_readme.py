@@ -95,7 +95,7 @@ def test_the_quick_start_s_bodies_are_valid():
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("path", "model"), [("/v1/images/generate", "fashion-gan"), ("/v1/text/complete", "shakespeare-gpt")]
+    ("path", "model"), [("/v1/images/generate", "fashion-style"), ("/v1/text/complete", "shakespeare-gpt")]
 )
 def test_the_quick_start_is_answered(path, model):
     if not (COMMITTED / model / "model.safetensors").is_file():

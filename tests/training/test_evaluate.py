@@ -204,7 +204,9 @@ def test_pictures_of_another_size_than_the_data_are_refused(model_folder, datase
 
 COMMITTED = (
     "weights/fashion-gan",
+    "weights/fashion-style",
     "weights/fashion-vae",
+    "weights/mlp-gan",
     "training/judges/animals",
     "training/judges/animals-guide",
     "training/judges/fashion",

@@ -1,4 +1,4 @@
-"""Requests that know what they must get: pictures that show their latent, texts that go on from their own letter, latents."""
+"""Requests that know what they must get: pictures that show their latent, latents, texts that go on from a letter."""
 
 import base64
 import io

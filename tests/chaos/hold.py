@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from pathlib import Path
 
 from tests import fakes
 from tests.chaos import asks
 from tests.chaos.asks import Ask
 from tests.chaos.clients import Clients, Outcome
-from tests.chaos.server import metric
+from tests.chaos.server import gate, metric
 from tests.serving import Server, eventually
 
 BEGUN_SECONDS = 0.1  # from the queue to the device
@@ -24,12 +24,19 @@ async def hold(server: Server, some: Clients, seconds: float, *, threads: int = 
 
 
 @contextlib.asynccontextmanager
-async def gated(server: Server, some: Clients, gate: Path) -> AsyncIterator[Awaitable[list[Outcome]]]:
+async def gated(server: Server, some: Clients, weights: Path) -> AsyncIterator[Awaitable[list[Outcome]]]:
     """The same by pictures to be encoded, until the block ends; the watchdog allows it a few seconds."""
+    with shut(gate(weights)):
+        holders = [asks.encode(place, first=fakes.POISON[fakes.GATE]) for place in range(server.threads)]
+        yield await _one_by_one(server, some, holders)
+
+
+@contextlib.contextmanager
+def shut(gate: Path) -> Iterator[None]:
+    """The gate is shut for the length of the block."""
     gate.touch()
     try:
-        shut = [asks.encode(place, first=fakes.POISON[fakes.GATE]) for place in range(server.threads)]
-        yield await _one_by_one(server, some, shut)
+        yield
     finally:
         gate.unlink()
 

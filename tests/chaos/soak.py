@@ -16,11 +16,12 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from tests import fake_sequences
+from tests import fake_sequences, fakes
 from tests.chaos import asks, overload, poison
-from tests.chaos.asks import Ask
+from tests.chaos.asks import LARGE, Ask
 from tests.chaos.clients import Clients, Outcome, clients, exchange, leave
 from tests.chaos.proxy import Fault, proxied
 from tests.chaos.server import MEBIBYTE, Footprint, footprint, ready, restarts, settled, started, write_models
@@ -33,6 +34,9 @@ STREAMED = {"broken 200 worker_died"}
 FAILED = {"refused 500 compute_failed", "broken 200 compute_failed"}
 DEADLY = {"refused 500 kills_worker", "broken 200 kills_worker", "broken 200 worker_died"}
 LATE = {"refused 504 deadline_exceeded"}
+NO_PICTURE = {"refused 400 invalid_picture", "refused 413 picture_too_large", "refused 415 unsupported_media_type"}
+HEADER = 33  # bytes of a PNG
+BLOWS = ("kill -9", "kill -STOP", "exit", "segfault", "hang", "freeze", "exit in a text", "exit in an upload")
 BLOWS_EVERY = 40.0  # seconds
 FLOODS_EVERY = 25.0
 GROWN = 96 * MEBIBYTE  # at most, by either process, from the first settled minute to the end
@@ -55,10 +59,12 @@ class Soak:
         """All kinds of clients at once until the time is over; then see what is left."""
         kinds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (6, self._pictures),
+            (3, self._uploads),
             (3, self._texts),
             (3, self._streams),
             (1, self._pressed),
             (1, self._bad_bodies),
+            (1, self._bad_files),
             (3, self._leavers),
             (2, self._slow_readers),
             (1, self._slow_senders),
@@ -103,6 +109,13 @@ class Soak:
                 ask = asks.picture(draw.randrange(1 << 40), draw.randint(1, most), model)
                 await self._one("pictures", some, ask, SERVED | BUSY)
 
+    async def _uploads(self) -> None:
+        draw = self._draw
+        async with clients(self._server.url, keep=draw.random() < 0.5) as some:
+            for _ in range(draw.randint(1, 20)):
+                ask = asks.encode(draw.randrange(1 << 40), scale=draw.choice([1, 1, 1, 7, LARGE]))
+                await self._one("uploads", some, ask, SERVED | BUSY)
+
     async def _texts(self) -> None:
         draw = self._draw
         async with clients(self._server.url) as some:
@@ -134,11 +147,24 @@ class Soak:
         status = answer[9:12].decode("latin-1") if answer else "none"
         self._count("bad bodies", f"status {status}", {f"status {s}" for s in ("none", 200, *range(400, 432), 503)})
 
+    async def _bad_files(self) -> None:
+        """With other bytes in their header, or cut off somewhere."""
+        draw = self._draw
+        file = bytearray(asks.encode(draw.randrange(1 << 40), scale=draw.choice([1, 40])).sent)
+        for _ in range(draw.randint(0, 3)):
+            file[draw.randrange(HEADER)] = draw.randrange(256)
+        ask = replace(asks.upload(bytes(file[: draw.randint(0, len(file))])), own=lambda _: True)  # some are whole
+        async with clients(self._server.url) as some:
+            await self._one("bad files", some, ask, SERVED | NO_PICTURE | BUSY)
+        await asyncio.sleep(0.05)
+
     async def _leavers(self) -> None:
         draw, reset = self._draw, self._draw.random() < 0.5
         stages = [
             (asks.picture(1).raw()[:50], 0, 0.0),
             (asks.picture(1).raw()[:-3], 0, 0.0),
+            (asks.encode(1, scale=LARGE).raw()[: draw.randint(1000, 600_000)], 0, 0.0),
+            (asks.encode(1, scale=draw.choice([1, LARGE])).raw(), 0, draw.uniform(0, 0.05)),
             (asks.picture(1, 64).raw(), 0, draw.uniform(0, 0.05)),
             (asks.picture(1, 8, "wide").raw(), 1000, 0.0),
             (asks.text("a", 400, mark="\x01Z", stream=True).raw(), draw.randint(100, 1000), 0.0),
@@ -171,7 +197,7 @@ class Soak:
             await self._one("slow readers", some, ask, allowed, 15.0 if fault.then == "stall" else PATIENCE)
 
     async def _slow_senders(self) -> None:
-        raw = asks.picture(3).raw()
+        raw = self._draw.choice([asks.picture(3), asks.encode(3, scale=20)]).raw()
         up = self._draw.choice([Fault(rate=30), Fault(after=self._draw.randrange(1, len(raw)), then="stall")])
         async with proxied(self._server.url, up=up) as url:
             answer, closed = await exchange(url, raw)
@@ -183,6 +209,7 @@ class Soak:
         bad = [asks.shown(kind, draw.random()) for kind in (poison.RAISE, poison.NAN, poison.MEMORY)]
         bad += [asks.text("a", 40, mark=m) for m in (fake_sequences.RAISE_PREFILL, fake_sequences.RAISE_STEP)]
         bad.append(asks.text("a", 40, mark=fake_sequences.NAN, stream=True))
+        bad += [asks.encode(1, first=fakes.POISON[what]) for what in (fakes.RAISE, fakes.NAN)]
         async with clients(self._server.url) as some:
             await self._one("failing", some, draw.choice(bad), FAILED | BUSY | STREAMED)
         await asyncio.sleep(draw.uniform(0.2, 1.0))
@@ -203,7 +230,7 @@ class Soak:
         await asyncio.sleep(self._draw.uniform(0.5, 1.5) * BLOWS_EVERY)
         if time.monotonic() > self._end - 20:
             return
-        blow = self._draw.choice(["kill -9", "kill -STOP", "exit", "segfault", "hang", "freeze", "exit in a text"])
+        blow = self._draw.choice(BLOWS)
         start, count = time.monotonic(), await asyncio.to_thread(restarts, self._server)
         if blow.startswith("kill"):
             sig = signal.SIGKILL if blow == "kill -9" else signal.SIGSTOP
@@ -222,11 +249,12 @@ class Soak:
     async def _deadly(self, blow: str) -> None:
         kinds = {"exit": poison.EXIT, "segfault": poison.SEGFAULT, "hang": poison.HANG, "freeze": poison.FREEZE}
         draw = self._draw
-        ask = (
-            asks.text(draw.choice(LETTERS), draw.randint(20, 100), mark=fake_sequences.EXIT)
-            if blow == "exit in a text"
-            else asks.shown(kinds[blow], draw.random())
-        )
+        if blow == "exit in a text":
+            ask = asks.text(draw.choice(LETTERS), draw.randint(20, 100), mark=fake_sequences.EXIT)
+        elif blow == "exit in an upload":
+            ask = asks.encode(draw.randrange(1 << 40), first=fakes.POISON[fakes.EXIT])
+        else:
+            ask = asks.shown(kinds[blow], draw.random())
         async with clients(self._server.url) as some:
             while (outcome := await self._one("deadly", some, ask, DEADLY | BUSY)).status in (429, 503):
                 pass
@@ -296,6 +324,7 @@ async def soak(weights: Path, minutes: float, seed: int) -> bool:
     with started(write_models(weights), threads=2) as server:
         async with clients(server.url) as some:  # what grows with the first requests has grown
             await some.ask_all([asks.picture(s, 8) for s in range(50)] + [asks.text(c, 50) for c in "abcdefgh"])
+            await some.ask_all(asks.encode(s, scale=LARGE) for s in range(8))
         soaking = Soak(server, minutes, seed)
         try:
             await soaking.run()

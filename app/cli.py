@@ -87,7 +87,7 @@ def ask(command: str, flags: dict[str, Any]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
-        print(f"genserve {command} needs aiohttp: pip install 'genserve[bench]'", file=sys.stderr)
+        print(f"genserve {command} needs aiohttp, of the extra `bench`", file=sys.stderr)
         return 2
     run = {"bench": bench.run, "dataset": dataset.run}[command]
     return run(flags)

@@ -19,6 +19,7 @@ from app.engine.jobs import LatentJob, Latents, ModelInfo
 from app.errors import InvalidField
 from app.schemas import MAX_IMAGES, ImageRequest, MixPart
 
+MAX_LATENT = 1e6  # either way; standard normal ones never reach 10
 LEAST_SUM = 0.01  # of the weights of a mix, as a share of what they would add up to were none negative
 
 # What a way of saying which latents leaves no room for.
@@ -190,7 +191,7 @@ def _as_floats(given: list[Any], field: str) -> NDArray[np.float32]:
     """Nested JSON numbers as an array.
 
     Raises:
-        InvalidField: other values than numbers, ragged nesting, or numbers beyond 32-bit floats.
+        InvalidField: other values than numbers, ragged nesting, or numbers that no network can be expected to bear.
     """
     boxed = np.asarray(given, object)
     if not {type(value) for value in boxed.reshape(-1)} <= {int, float}:  # true is no number, and a list means ragged
@@ -200,9 +201,18 @@ def _as_floats(given: list[Any], field: str) -> NDArray[np.float32]:
             z = boxed.astype(np.float32)
     except OverflowError:  # an integer that no float holds
         z = np.full(boxed.shape, np.inf, np.float32)
-    if not np.isfinite(z).all():
-        raise InvalidField(f"{field}: must be finite in 32-bit floats", field=field)
+    _check_size(z, field)
     return z
+
+
+def _check_size(z: NDArray[np.floating[Any]], field: str) -> None:
+    """Refuse latents that would overflow inside a network, which would be told as the service's own fault.
+
+    Raises:
+        InvalidField: a number is beyond the bound, or none at all.
+    """
+    if not (np.abs(z) <= MAX_LATENT).all():
+        raise InvalidField(f"{field}: must be finite, and at most {MAX_LATENT:g} either way", field=field)
 
 
 def _plan_interpolation(request: ImageRequest, info: ModelInfo, label: int | None) -> Plan:
@@ -223,35 +233,34 @@ def _plan_mix(request: ImageRequest, info: ModelInfo, label: int | None, parts: 
     """The mean of several latents by their weights; of the label of the first when none is given."""
     total, size = sum(part.weight for part in parts), sum(abs(part.weight) for part in parts)
     if abs(total) <= LEAST_SUM * size:
-        raise InvalidField(f"mix: the weights add up to {total:g}, from which no mean can be made", field="mix")
-    found = [_part(part, info) for part in parts]
+        said = f"the weights add up to {total:g}, too little of their sizes' {size:g} to make a mean"
+        raise InvalidField(f"mix: {said}", field="mix")
+    found = [_part(part, info, f"mix.{i}") for i, part in enumerate(parts)]
     z = sum(part.weight / total * row.astype(np.float64) for part, (row, _, _) in zip(parts, found, strict=True))
-    with np.errstate(over="ignore"):
-        mixed = np.asarray(z, np.float32)[None]
-    if not np.isfinite(mixed).all():
-        raise InvalidField("mix: the mean must be finite in 32-bit floats", field="mix")
+    _check_size(np.asarray(z), "mix")
+    mixed = np.asarray(z, np.float32)[None]
     extra = _adjust(request, info, mixed)
     stories = [{"mix": [{**story, "weight": part.weight} for part, (_, _, story) in zip(parts, found, strict=True)]}]
     stories[0] |= extra
     return _plan(request, info, mixed, [found[0][1] if label is None else label], None, (None,), stories)
 
 
-def _part(part: MixPart, info: ModelInfo) -> tuple[Latents, int, dict[str, Any]]:
+def _part(part: MixPart, info: ModelInfo, field: str) -> tuple[Latents, int, dict[str, Any]]:
     """One latent of a mix, the label drawn with it, and what the story calls it.
 
     Raises:
         InvalidField: it is given twice or not at all, or does not fit the model.
     """
     if (part.seed is None) == (part.latents is None):
-        raise InvalidField("mix: each part has either a seed or latents", field="mix")
+        raise InvalidField(f"{field}: has to have either a seed or latents", field=field)
     if part.seed is not None:
         draw = latents.styled_from_seed if info.styles else latents.from_seed
         return *draw(part.seed, info.latent_shape, info.num_classes), {"seed": part.seed}
     assert part.latents is not None
     size = math.prod(info.latent_shape)
-    row = _as_floats(part.latents, "mix") if _count(part.latents, size) <= size else None
+    row = _as_floats(part.latents, f"{field}.latents") if _count(part.latents, size) <= size else None
     if row is None or row.shape != info.latent_shape:
-        raise InvalidField(f"mix: {info.name} takes latents of shape {list(info.latent_shape)}", field="mix")
+        raise InvalidField(f"{field}.latents: {info.name} takes {list(info.latent_shape)}", field=f"{field}.latents")
     return row, 0, {"latents_sha256": digest(row)}
 
 

@@ -122,7 +122,7 @@ class Service:
         if name in known:
             return known[name]
         asked = "no model" if name is None else f"no model {name!r}"
-        raise ModelNotFound(f"{asked} that encodes is served ({', '.join(known) or 'none'} is)", field="model")
+        raise ModelNotFound(f"{asked} that encodes is served (served: {', '.join(known) or 'none'})", field="model")
 
     async def to_latents(self, asked: EncodeQuery, content: bytes, watch: Watch, terms: Terms) -> Encoded:
         """The latents of an uploaded picture; `watch` gives it up when the client leaves.

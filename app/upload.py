@@ -21,6 +21,8 @@ UploadFormat = Literal["png", "jpeg", "webp"]
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a frame header, which holds the size
 JPEG_SCAN = b"\xff\xda"
+PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"}  # texts and profiles are not wanted, and may be bombs
+MAX_CHUNKS = 10_000  # of a PNG file
 MAX_SEGMENTS = 1000  # of a JPEG file before its frame header
 MAX_SCANS = 100  # of a JPEG file: each goes over all of its pixels, and costs but a few bytes
 WEBP_HEADER = 30  # bytes, after which all three kinds of WebP have told their size
@@ -170,7 +172,8 @@ def read(content: bytes, header: Header, shape: tuple[int, int, int]) -> Reading
         InvalidPicture: the file is truncated or broken, or is not what its header says.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=(header.format,)) as image:
+        file = _without_texts(content) if header.format == "png" else content
+        with Image.open(io.BytesIO(file), formats=(header.format,)) as image:
             if image.size != (header.width, header.height):
                 raise InvalidPicture("the picture has not the size that its header says")
             image.load()
@@ -179,6 +182,23 @@ def read(content: bytes, header: Header, shape: tuple[int, int, int]) -> Reading
         raise
     except Exception as error:  # Pillow's readers raise whatever their parsing comes upon
         raise InvalidPicture(f"the {header.format.upper()} is truncated or broken") from error
+
+
+def _without_texts(content: bytes) -> bytes:
+    """A PNG without the chunks that say nothing about its pixels: inflating them would take as long as it pleases.
+
+    Raises:
+        InvalidPicture: it has too many chunks.
+    """
+    at, kept = len(PNG_SIGNATURE), [PNG_SIGNATURE]
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(content):
+            return b"".join(kept)  # what is missing, Pillow finds out
+        size, kind = struct.unpack_from(">I4s", content, at)
+        if kind in PNG_KEPT:
+            kept.append(content[at : at + 12 + size])
+        at += 12 + size
+    raise InvalidPicture(f"the PNG has more than {MAX_CHUNKS} chunks")
 
 
 def _fit(image: Image.Image, header: Header, shape: tuple[int, int, int]) -> Reading:
@@ -215,8 +235,9 @@ def _even(image: Image.Image, channels: int) -> tuple[Image.Image, bool]:
 
     Colours that are multiplied by their opacity are those in front of black.
     """
-    if image.mode.startswith("I"):  # grey of 16 bits
-        return image, False
+    if image.mode.startswith("I"):  # grey of 16 bits, of which one level may be transparent
+        clear, levels = image.info.get("transparency"), np.asarray(image)
+        return (image, False) if clear is None else (Image.fromarray(np.where(levels == clear, 0, levels)), True)
     if channels == 4:
         return image.convert("RGBA"), False
     if image.has_transparency_data:

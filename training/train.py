@@ -52,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return train(
-            options.recipe, options.changes, out=options.out, resume=options.resume, stop_at=options.stop_at
-        )
+        return train(options.recipe, options.changes, out=options.out, resume=options.resume, stop_at=options.stop_at)
     except (TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

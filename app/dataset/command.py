@@ -1,7 +1,8 @@
 """`genserve dataset`: a labelled set of pictures through a service that runs, which may be cut short and gone on with.
 
 Exit codes: 0 the set is complete, 1 the service can't be used or the disk fails, 2 bad flags, or the folder holds
-something else, 130 interrupted. After 1 and 130 the same command goes on where it was.
+something else, 130 interrupted. After 1 and 130 the same command goes on where it was; a set that was complete and has
+been changed since is only told of.
 """
 
 import asyncio

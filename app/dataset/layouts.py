@@ -24,6 +24,7 @@ FILES = (IMAGES, LABELS)
 UNSIGNED_BYTES = 8  # IDX's number of the type
 GZIP_LEVEL = 6
 CHUNK = 1 << 20  # bytes
+REMEDY = "take the whole set away, and the same command makes it anew"
 
 
 def write(folder: Folder) -> Sums:
@@ -43,7 +44,7 @@ def check(folder: Folder) -> None:
     """Compare a complete set with its manifest.
 
     Raises:
-        DiskFailed: a file is missing, or is not what was written.
+        DiskFailed: a file is missing, is not what was written, or does not belong there.
     """
     plan, said = folder.plan, folder.manifest
     with naming(folder.path):
@@ -51,12 +52,23 @@ def check(folder: Folder) -> None:
             _compare(folder.path / name, _sum_of([folder.path / name]), said["files"].get(name))
         for index, category in enumerate(said["classes"] if plan.layout == "png" else ()):
             place = folder.path / plan.folder(index)
+            _check_listing(place, {plan.file(seed) for seed in plan.seeds(index)})
             _compare(place, _sum_of(place / plan.file(seed) for seed in plan.seeds(index)), category["sha256"])
+
+
+def _check_listing(place: Path, wanted: set[str]) -> None:
+    """Whoever reads the folder takes all that is in it for pictures of the class."""
+    found = {path.name for path in place.iterdir()}
+    for name in sorted(found - wanted):
+        raise DiskFailed(f"{place / name}: does not belong to the set; take it away")
+    for name in sorted(wanted - found):
+        raise DiskFailed(f"{place / name}: missing; {REMEDY}")
 
 
 def _compare(place: Path, found: str, wanted: object) -> None:
     if found != wanted:
-        raise DiskFailed(f"{place}: not what the manifest says (sha256 {found[:16]}..., there {str(wanted)[:16]}...)")
+        said = f"not what the manifest says (sha256 {found[:16]}..., there {str(wanted)[:16]}...)"
+        raise DiskFailed(f"{place}: {said}; {REMEDY}")
 
 
 def _sum_of(paths: Iterable[Path]) -> str:

@@ -160,7 +160,7 @@ class Engine:
         makes = {"latent": "pictures", "sequence": "text"}[kind]
         asked = "no model" if name is None else f"no model {name!r}"
         names = ", ".join(other.name for other in served) or "none"
-        raise ModelNotFound(f"{asked} that makes {makes} is served ({names} is)", field="model")
+        raise ModelNotFound(f"{asked} that makes {makes} is served (served: {names})", field="model")
 
     def check_open(self) -> None:
         """Raise unless work is taken now.

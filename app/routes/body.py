@@ -32,7 +32,7 @@ async def read_json(request: Request, schema: type[BodyT]) -> BodyT:
     headers = dict(request.scope["headers"])  # one pass over the few there are
     media_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}; application/json expected")
+        raise UnsupportedMediaType(f"Content-Type is {media_type!r}; application/json expected")
     limit = request.app.state.settings.max_body
     _check_length(headers.get(b"content-length", b"0").decode("latin-1"), limit)
     body = await _read(request.receive, limit)

@@ -14,7 +14,7 @@ from app.schemas import EncodeQuery, EncodeRequest, ReconstructRequest
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 ANY_BYTES = "application/octet-stream"
-DATA_URL = re.compile(r"data:[a-z]+/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64,", re.IGNORECASE)  # RFC 2397: type and parameters may be there
 WHITE = str.maketrans("", "", "\r\n\t ")  # base64 is often broken into lines
 NUMBER = re.compile(r"[0-9]{1,9}")
 NUMBERS = ("label", "target_label", "scale")  # fields of a query that may be numbers

@@ -77,10 +77,15 @@ def test_one_latent_or_a_list_of_them():
     assert plan(latents=[one, one], n=2).job.inputs.shape == (2, 2, 3)
 
 
-@pytest.mark.parametrize("largest", [3.4e38, -3.4e38, 2**63, 2**64, 10**30])
-def test_numbers_that_float32_holds_are_taken(largest):
+@pytest.mark.parametrize("largest", [1e6, -1e6, 10**6])
+def test_numbers_that_a_network_bears_are_taken(largest):
     (row,) = plan(PLAIN, latents=[largest, 0]).job.inputs
     assert row[0] == np.float32(largest)
+
+
+@pytest.mark.parametrize("larger", [1_000_001, -1.1e6, 3.4e38, 2**63, 2**64, 10**30, 10**400])
+def test_larger_ones_are_the_client_s_fault(larger):
+    assert "at most 1e+06 either way" in refused("latents", PLAIN, latents=[larger, 0])
 
 
 def test_a_fixed_label_for_a_walk_whose_ends_have_others():
@@ -142,12 +147,12 @@ def test_mixes_that_can_t_be():
     one, two = {"seed": 1}, {"seed": 2}
     assert "add up to 0" in refused("mix", mix=[{"seed": 1, "weight": 0.0}] * 2)
     assert "add up to 0" in refused("mix", mix=[one, {"seed": 2, "weight": -1.0}])
-    refused("mix", mix=[one, {}])
-    refused("mix", mix=[one, {"seed": 2, "latents": [[0.0] * 3] * 2}])
+    refused("mix.1", mix=[one, {}])
+    refused("mix.0", mix=[{"seed": 2, "latents": [[0.0] * 3] * 2}, one])
     for wrong in ([0.0] * 3, [[0.0] * 3], [[[0.0] * 3] * 2], [[0.0] * 3] * 300, [["1"] * 3] * 2, [[1e39] * 3] * 2, []):
-        refused("mix", mix=[one, {"latents": wrong}])
-    huge = [[3e38] * 3] * 2
-    refused("mix", mix=[{"latents": huge, "weight": 2.0}, {"latents": [[-3e38] * 3] * 2, "weight": -1.0}])
+        refused("mix.1.latents", mix=[one, {"latents": wrong}])
+    large = [[9e5] * 3] * 2
+    refused("mix", mix=[{"latents": large, "weight": 2.0}, {"latents": [[-9e5] * 3] * 2, "weight": -1.0}])
     for field, beside in (("n", {"n": 2}), ("seed", {"seed": 1})):
         refused(field, mix=[one, two], **beside)
     refused("mix", mix=[one, two], latents=[[0.0] * 3] * 2)

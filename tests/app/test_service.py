@@ -37,13 +37,13 @@ def test_the_first_model_that_encodes(service):
     broken = ModelInfo("a-broken", error="x", encode_buckets=(1,))
     service.engine.models = {"a-broken": broken, "m": INFO}
     for name in (None, "m", "other"):
-        with pytest.raises(ModelNotFound, match=r"that encodes is served \(none is\)") as caught:
+        with pytest.raises(ModelNotFound, match=r"that encodes is served \(served: none\)") as caught:
             service.encoding_model(name)
         assert caught.value.field == "model"
     vae = ModelInfo("vae", encode_buckets=(1,), encode_seconds=(0.1,))
     service.engine.models["vae"] = vae
     assert service.encoding_model(None) == service.encoding_model("vae") == vae
-    with pytest.raises(ModelNotFound, match=r"no model 'm' that encodes is served \(vae is\)"):
+    with pytest.raises(ModelNotFound, match=r"no model 'm' that encodes is served \(served: vae\)"):
         service.encoding_model("m")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -272,3 +273,42 @@ def test_a_jpeg_with_thousands_of_scans_is_not_decoded():
 def test_a_jpeg_of_segments_alone_is_given_up():
     with pytest.raises(InvalidPicture, match="no frame header"):
         header_of(b"\xff\xd8" + b"\xff\xe1\0\2" * 100_000)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunks(picture, *chunks):
+    """A PNG file with chunks between its header and its pixels."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    file = buffer.getvalue()
+    return file[:33] + b"".join(chunks) + file[33:]
+
+
+def test_texts_and_profiles_of_a_png_are_not_inflated(monkeypatch):
+    inflated = []
+    monkeypatch.setattr("PIL.PngImagePlugin._safe_zlib_decompress", lambda data: inflated.append(len(data)) or b"")
+    text = chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(1 << 20)))
+    profile = chunk(b"iCCP", b"bomb\0\0" + zlib.compress(bytes(1 << 20)))
+    plain = Image.new("L", (4, 4), 200)
+    file = with_chunks(plain, text, profile, text)
+    reading = upload.read(file, upload.header_of(file), (4, 4, 1))
+    assert (reading.picture == 200).all()
+    assert inflated == []
+
+
+def test_a_png_of_too_many_chunks_is_refused():
+    file = with_chunks(Image.new("L", (4, 4)), chunk(b"teXt", b"") * upload.MAX_CHUNKS)
+    with pytest.raises(InvalidPicture, match="more than 10000 chunks"):
+        upload.read(file, upload.header_of(file), (4, 4, 1))
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_black():
+    levels = np.full((4, 4), 40_000, np.uint16)
+    levels[0, 0] = 1234
+    file = with_chunks(Image.fromarray(levels), chunk(b"tRNS", struct.pack(">H", 40_000)))
+    reading = upload.read(file, upload.header_of(file), (4, 4, 1))
+    assert reading.flattened
+    assert reading.picture.sum() == reading.picture[0, 0, 0] == round(1234 / 257)

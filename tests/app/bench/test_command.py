@@ -174,4 +174,4 @@ def test_without_aiohttp(run, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(sys.modules["app.bench"], "command")
     status, out, err = run()
-    assert (status, out, err) == (2, "", "genserve bench needs aiohttp: pip install 'genserve[bench]'\n")
+    assert (status, out, err) == (2, "", "genserve bench needs aiohttp, of the extra `bench`\n")

@@ -32,5 +32,5 @@ def test_without_aiohttp(genserve, monkeypatch):
     for package in ("app.bench", "app.dataset"):
         monkeypatch.delattr(sys.modules[package], "command", raising=False)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    line = "genserve dataset needs aiohttp: pip install 'genserve[bench]'\n"
+    line = "genserve dataset needs aiohttp, of the extra `bench`\n"
     assert genserve("--model", "a", "--out", "b") == (2, "", line)

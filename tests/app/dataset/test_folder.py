@@ -99,8 +99,19 @@ def test_a_set_that_was_changed_is_not_what_the_manifest_says(make, tmp_path):
         place = name if layout == "idx" else "1-up"
         assert (status, err[: err.index(" (")]) == (1, f"genserve dataset: {out}/{place}: not what the manifest says")
         (out / name).unlink()
-        line = f"genserve dataset: {out}/{name}: No such file or directory\n"
+        missing = "missing; take the whole set away, and the same command makes it anew"
+        line = f"genserve dataset: {out}/{name}: {missing if layout == 'png' else 'No such file or directory'}\n"
         assert make("--format", layout, out=out) == (1, "", line)
+
+
+def test_a_file_that_does_not_belong_to_a_complete_set_is_named(make, tmp_path):
+    assert make()[0] == 0
+    stranger = tmp_path / "set" / "1-up" / "extra.png"
+    stranger.write_bytes(b"")
+    line = f"genserve dataset: {stranger}: does not belong to the set; take it away\n"
+    assert make() == (1, "", line)
+    stranger.unlink()
+    assert make()[0] == 0
 
 
 def test_the_disk_refuses(make, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models import checkpoint
 from training import quality
+from training.augment import mirrored, shifted
 from training.data import Batch, Dataset, to_samples
 from training.ema import Ema
 from training.errors import TrainingError
@@ -79,12 +80,4 @@ def _classifier(recipe: Recipe, dataset: Dataset) -> nn.Module:
 
 def augment(samples: Tensor) -> Tensor:
     """Mirror each picture [N, C, H, W] with probability 1/2 and shift it by up to two pixels, background black."""
-    count, _, height, width = samples.shape
-    mirrored = torch.rand(count, device=samples.device) < 0.5
-    samples = torch.where(mirrored[:, None, None, None], samples.flip(3), samples)
-    padded = F.pad(samples, [MAX_SHIFT] * 4, value=-1.0)
-    offsets = torch.randint(0, 2 * MAX_SHIFT + 1, (2, count, 1), device=samples.device)
-    rows = offsets[0] + torch.arange(height, device=samples.device)
-    columns = offsets[1] + torch.arange(width, device=samples.device)
-    index = torch.arange(count, device=samples.device)[:, None, None]
-    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return shifted(mirrored(samples, 0.5), MAX_SHIFT)

@@ -73,8 +73,8 @@ class Server:
         if self.process.poll() is not None:
             return []
         lists = Path(f"/proc/{self.process.pid}/task").glob("*/children")  # a child belongs to the thread that made it
-        children = {int(pid) for children in lists for pid in children.read_text().split()}
-        return sorted(pid for pid in children if b"app.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        children = {int(pid) for children in lists for pid in proc(children).split()}
+        return sorted(pid for pid in children if is_worker(pid))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels."""
@@ -123,12 +123,23 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+def proc(path: Path) -> str:
+    """A file of /proc; nothing when its process or thread ended just now, before the file was opened or read."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def alive(pid: int) -> bool:
     """Whether a process still runs (a zombie does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+    state = proc(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return bool(state) and state[0] not in "ZX"
+
+
+def is_worker(pid: int) -> bool:
+    """Whether a process runs a device worker."""
+    return "app.worker" in proc(Path(f"/proc/{pid}/cmdline"))
 
 
 @contextlib.contextmanager
@@ -162,7 +173,7 @@ def serving(*flags: str, env: dict[str, str] | None = None, until: str = "ready"
         for pid in workers:
             with contextlib.suppress(AssertionError):
                 wait_until(lambda pid=pid: not alive(pid), "", 10)
-            if alive(pid) and b"app.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if alive(pid) and is_worker(pid):
                 os.kill(pid, signal.SIGKILL)
         assert process.stderr is not None
         server._reader.join(15)

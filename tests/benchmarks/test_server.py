@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import server
 from benchmarks.peers.contract import Config
+from tests.serving import proc
 
 # Answers every POST with the same picture; has a child that ignores SIGTERM, as a stubborn worker would.
 PROGRAM = """
@@ -41,7 +42,7 @@ def test_the_whole_tree_is_counted_and_ended(launch):
         assert len(tree) == 2
         assert server.cpu_seconds(process.pid) > 0
     time.sleep(0.1)  # init collects the orphan
-    assert not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree)
+    assert not any(proc(Path(f"/proc/{pid}/cmdline")) for pid in tree)
 
 
 CASES = [("float32", 1, True), ("float32", 2, False), ("bfloat16", 6, True)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests import fakes
 from tests import serving as plain
 from tests.chaos import poison
-from tests.serving import PATIENCE, Server, alive, serving, wait_until
+from tests.serving import PATIENCE, Server, alive, is_worker, serving, wait_until
 
 # Limits are short, so that a test can wait for them; the watchdog stays well above what a busy machine delays.
 ENVIRONMENT = {
@@ -73,7 +73,7 @@ def started(weights: Path, *flags: str, until: str = "ready", **settings: object
 def _bury(workers: list[int]) -> None:
     """End what the server should have ended; a stopped process does not see that its socket was closed."""
     for pid in workers:
-        if alive(pid) and b"app.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if alive(pid) and is_worker(pid):
             os.kill(pid, signal.SIGKILL)
 
 

@@ -26,7 +26,7 @@ for folder in pathlib.Path("/proc").glob("[0-9]*"):
     try:
         words = (folder / "cmdline").read_bytes().split(b"\\0")
         assert "State:\\tZ" not in (folder / "status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         continue
     if words[:2] == [b"/opt/genserve/bin/python", b"/opt/genserve/bin/genserve"]:
         found["server"] = int(folder.name)

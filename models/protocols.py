@@ -4,6 +4,7 @@ Knows tensors and nothing of files, requests or training. A class that fits one 
 one line to `models.LATENT_MODELS` or `models.SEQUENCE_MODELS`.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
@@ -84,10 +85,31 @@ class SequenceModel(Protocol[State]):
         """Allocate the state of all slots, once; opaque to the engine."""
         ...
 
-    def prefill(self, tokens: Tensor, lengths: Tensor, slots: Tensor, state: State, /) -> Tensor:
-        """Read prompts [B, T] (right-padded, lengths [B]) into slots [B], overwriting them; logits [B, V]."""
+    def prefill(
+        self,
+        tokens: Tensor,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        slots: Sequence[int],
+        state: State,
+        /,
+    ) -> Tensor:
+        """Read the next piece of each prompt: tokens [B, T], right-padded, lengths [B], into slots [B].
+
+        Row i stands at positions starts[i] and on: 0 begins a sequence anew, any other goes on where the piece before it
+        ended. What becomes of a row depends on its own pieces alone. Logits after each piece, [B, V].
+        """
         ...
 
     def step(self, tokens: Tensor, positions: Tensor, span: int, state: State, /) -> Tensor:
         """Advance rows 0..R-1 by one token [R] at positions [R], each live one < span; logits [R, V]."""
+        ...
+
+
+@runtime_checkable
+class PrefixModel(SequenceModel[State], Protocol[State]):
+    """A sequence model that keeps what it read by position, so that a slot can take over another one's beginning."""
+
+    def copy_slot(self, source: int, target: int, length: int, state: State, /) -> None:
+        """Make the first `length` positions of slot `target` those of slot `source`, bit by bit."""
         ...

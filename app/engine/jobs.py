@@ -84,6 +84,19 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What a text has to look like; compiled by the worker.
+
+    Attributes:
+        kind: how to read `text`.
+        text: a JSON schema, as JSON; a regular expression; "" for any JSON object.
+    """
+
+    kind: Literal["json_schema", "regex", "json_object"]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceJob:
     """One sequence to be continued by a model: one choice of one prompt.
 
@@ -94,6 +107,8 @@ class SequenceJob:
         seed: of the counter-based noise.
         sampling: how to draw.
         stop_tokens: ids that end the sequence and are not part of it.
+        min_tokens: so many tokens are drawn before a stop token may be.
+        grammar: what the generated text has to look like; None for anything.
         score_prompt: run the prompt token by token, so that each but the first gets log probabilities too.
         request: whose sequence it is; sequences of one request share its slots. 0: a request of its own.
         client: whose request it is; clients take turns.
@@ -106,6 +121,8 @@ class SequenceJob:
     seed: int
     sampling: Sampling = Sampling()
     stop_tokens: tuple[int, ...] = ()
+    min_tokens: int = 0
+    grammar: Grammar | None = None
     score_prompt: bool = False
     request: int = 0
     client: str = ""
@@ -145,6 +162,7 @@ class Chunk:
         logprobs: one a token, when asked for.
         finish: "stop" (a stop token) or "length"; None while it goes on.
         error: why the sequence failed; None while all is well.
+        refused: what is wrong with the job's grammar, when it is that.
     """
 
     job: int
@@ -152,6 +170,7 @@ class Chunk:
     logprobs: tuple[Logprob, ...] = ()
     finish: Literal["stop", "length"] | None = None
     error: str | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +230,9 @@ class ModelInfo:
         max_length: positions in a slot, prompt included.
         slots: sequences that run at once.
         tokenizer: path of the verified tokenizer.json.
-        stop_tokens: ids that end a sequence.
+        stop_tokens: ids that end a sequence, the one that ends a text first.
+        start_tokens: ids that a prompt given as text begins with.
+        chat_template: path of the verified chat_template.jinja; "" for a model that does not chat.
         card: the model card.
         error: why the model could not be loaded; None when it is served.
     """
@@ -240,6 +261,8 @@ class ModelInfo:
     slots: int = 0
     tokenizer: str = ""
     stop_tokens: tuple[int, ...] = ()
+    start_tokens: tuple[int, ...] = ()
+    chat_template: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 

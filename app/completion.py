@@ -1,19 +1,21 @@
 """Text request in, pieces of text out: prompts to ids, sequences to the engine, tokens to text as they come.
 
-Both text routes use this file; what differs between them is the shape of their answers. Knows the engine and the
-tokenizer; knows neither HTTP nor torch.
+All text routes use this file; what differs between them is the shape of their answers. Knows the engine, the tokenizer
+and the chat template; knows neither HTTP nor torch.
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from app import latents
+from app.chat import ChatTemplate, Conversation
 from app.engine.engine import Engine
-from app.engine.jobs import Chunk, Logprob, ModelInfo, Sampling, SequenceJob
+from app.engine.jobs import Chunk, Grammar, Logprob, ModelInfo, Sampling, SequenceJob
 from app.engine.stream import TokenStream
 from app.engine.terms import Terms
 from app.errors import InvalidField
@@ -24,37 +26,72 @@ DEFAULT_MAX_TOKENS = 128
 INLINE_LENGTH = 4096  # characters that are tokenized on the event loop
 TOKENIZER_SLACK = 4  # a tokenizer may normalise text away before it cuts it into tokens
 
+LEAST_LOGPROB = -9999.0  # JSON has no infinity
+
 Finish = Literal["stop", "length"]
+Prompt: TypeAlias = str | Sequence[int] | Conversation
+
+log = logging.getLogger("genserve.completion")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What both text routes come down to.
+    """What all text routes come down to.
 
     Attributes:
-        prompts: texts or ids; each gets n choices.
-        max_tokens: None for 128 or what fits.
+        prompts: texts, ids or conversations; each gets n choices.
+        max_tokens: None for what is usual or, if that is less, what fits.
         stops: strings before which the text ends.
         echo: whether the prompt is part of the text.
+        stop_tokens: further ids that end the text.
+        min_tokens: so many are generated before anything may end the text.
+        ignore_eos: the model's own ends do not end the text.
+        grammar: what the text has to look like.
+        usual_tokens: what is usual.
+        limit_field: what the route calls max_tokens.
     """
 
     model: str | None
-    prompts: Sequence[str | Sequence[int]]
+    prompts: Sequence[Prompt]
     n: int
     max_tokens: int | None
     seed: int | None
     sampling: Sampling
     stops: tuple[str, ...] = ()
     echo: bool = False
+    stop_tokens: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    grammar: Grammar | None = None
+    usual_tokens: int = DEFAULT_MAX_TOKENS
+    limit_field: str = "max_tokens"
+
+    @property
+    def prompt_field(self) -> str:
+        """What the route calls its prompts."""
+        return "messages" if isinstance(self.prompts[0], Conversation) else "prompt"
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """One token of a text with its log probability: None for the first token of an echoed prompt."""
+class Likely:
+    """A token with its log probability.
+
+    Attributes:
+        token: its text, or a name for it.
+        raw: its bytes.
+        logprob: None for the first token of an echoed prompt.
+    """
 
     token: str
+    raw: bytes
     logprob: float | None
-    top: dict[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored(Likely):
+    """One token of a text, the likeliest ones in its place, and where in the text it begins."""
+
+    top: tuple[Likely, ...] | None
     offset: int
 
 
@@ -78,58 +115,79 @@ class Piece:
 class Choice:
     """One continuation as it grows."""
 
-    def __init__(self, index: int, job: SequenceJob, tokenizer: Tokenizer, ask: Ask) -> None:
+    def __init__(self, index: int, job: SequenceJob, tokenizer: Tokenizer, ask: Ask, *, continues: bool) -> None:
+        """Of a text that `continues`, or of one that begins."""
         self.job = job
         self.tokens = 0
         self._index = index
         self._tokenizer = tokenizer
-        self._detokenizer = tokenizer.stream()
+        self._detokenizer = tokenizer.stream(within=continues)
         self._stops = StopStrings(ask.stops)
+        self._each = bool(ask.stops or job.forced or job.sampling.logprobs is not None)
         self._forced = len(job.forced)
-        self._prompt = tokenizer.decode(job.prompt)
-        self._echo = ask.echo
-        self._offset = 0 if ask.echo else len(self._prompt)
-        self._measured = tokenizer.stream()  # for offsets, which run through an echoed prompt too
+        self._echo = ask.echo  # and still to come
+        self._measured = tokenizer.stream(within=continues and not ask.echo)  # for offsets
+        self._offset = 0 if ask.echo or job.sampling.logprobs is None else len(self._prompt)
 
     @property
     def usage(self) -> Usage:
         """Tokens of this choice and of its prompt."""
         return _usage(len(self.job.prompt), self.tokens)
 
-    def begin(self) -> Piece | None:
-        """The echoed prompt, before anything is generated."""
-        if not self._echo:
-            return None
-        first = self.job.prompt[0]
-        scored = (self._score(first, None),) if self.job.sampling.logprobs is not None else ()
-        return Piece(self._index, self._prompt, scored)
+    @property
+    def _prompt(self) -> str:
+        return self._tokenizer.decode(self.job.prompt)
 
     def push(self, chunk: Chunk) -> Piece:
-        """More tokens; a stop string in their text finishes the choice, whatever the chunk says."""
-        text, scored = "", []
+        """More tokens, the echoed prompt before the first; a stop string in their text finishes the choice."""
+        text, scored = self._begin() if self._echo else ("", [])
+        finish = self._push_each(chunk, scored) if self._each else self._push_all(chunk)
+        return Piece(self._index, text + finish[0], tuple(scored), finish[1])
+
+    def _begin(self) -> tuple[str, list[Scored]]:
+        self._echo = False
+        if self.job.sampling.logprobs is None:
+            return self._prompt, []
+        return self._prompt, [self._score(self.job.prompt[0], None)]
+
+    def _push_all(self, chunk: Chunk) -> tuple[str, Finish | None]:
+        """When nothing is asked of single tokens."""
+        self.tokens += len(chunk.tokens)
+        text = self._detokenizer.push(*chunk.tokens) if chunk.tokens else ""
+        return text + self._detokenizer.finish() if chunk.finish else text, chunk.finish
+
+    def _push_each(self, chunk: Chunk, scored: list[Scored]) -> tuple[str, Finish | None]:
+        text = ""
         for place, token in enumerate(chunk.tokens):
             if chunk.logprobs:
                 scored.append(self._score(token, chunk.logprobs[place]))
-            if self._forced:  # the prompt's own token, which `begin` has given
+            if self._forced:  # the prompt's own token, which was given
                 self._forced -= 1
                 continue
             self.tokens += 1
-            text += self._stops.push(self._detokenizer.push(token))
+            text += self._shown(self._detokenizer.push(token))
             if self._stops.found:
-                return Piece(self._index, text, tuple(scored), "stop")
-        if chunk.finish is not None:
-            text += self._stops.push(self._detokenizer.finish())
-            finish: Finish = "stop" if self._stops.found else chunk.finish
-            return Piece(self._index, text + self._stops.finish(), tuple(scored), finish)
-        return Piece(self._index, text, tuple(scored))
+                return text, "stop"
+        if chunk.finish is None:
+            return text, None
+        text += self._shown(self._detokenizer.finish())
+        return text + self._stops.finish(), "stop" if self._stops.found else chunk.finish
+
+    def _shown(self, text: str) -> str:
+        """What may be shown of new text; in that of the first `min_tokens` no stop string is looked for."""
+        return text if self.tokens <= self.job.min_tokens else self._stops.push(text)
 
     def _score(self, token: int, logprob: Logprob | None) -> Scored:
-        name, offset = self._tokenizer.token(token), self._offset
+        offset = self._offset
         self._offset += len(self._measured.push(token))
+        name, raw = self._tokenizer.token(token), self._tokenizer.token_bytes(token)
         if logprob is None:
-            return Scored(name, None, None, offset)
-        top = {self._tokenizer.token(other): value for other, value in logprob.top}
-        return Scored(name, logprob.logprob, top, offset)
+            return Scored(name, raw, None, None, offset)
+        top = tuple(self._likely(other, value) for other, value in logprob.top)
+        return Scored(name, raw, max(logprob.logprob, LEAST_LOGPROB), top, offset)
+
+    def _likely(self, token: int, logprob: float) -> Likely:
+        return Likely(self._tokenizer.token(token), self._tokenizer.token_bytes(token), max(logprob, LEAST_LOGPROB))
 
 
 def _usage(prompt: int, completion: int) -> Usage:
@@ -190,18 +248,19 @@ class Completion:
         """The text of all choices as it comes.
 
         Raises:
+            InvalidField: the worker refuses the grammar.
             GenserveError: the engine failed a choice.
         """
         try:
-            for choice in self.choices:
-                if (piece := choice.begin()) is not None:
-                    yield piece
             async for index, chunk in self._stream:
                 piece = self.choices[index].push(chunk)
                 if piece.finish is not None and chunk.finish is None:  # a stop string: its slot is wanted elsewhere
                     self._stream.cancel(index)
                 if piece.text or piece.scored or piece.finish is not None:
                     yield piece
+        except InvalidField as error:  # the routes know the grammar by other names
+            field = _grammar_field(self.choices[0].job.grammar)
+            raise InvalidField(error.detail.replace(str(error.field), field, 1), field=field) from None
         finally:
             self.close()
 
@@ -212,6 +271,14 @@ class Completer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._templates: dict[str, ChatTemplate | None] = {}
+
+    def prepare(self) -> None:
+        """Read what belongs to the models, so that no request waits for it."""
+        for info in self._engine.models.values():
+            if info.kind == "sequence" and info.error is None:
+                self._tokenizer(info)
+                self._template(info)
 
     def text_model(self, name: str | None) -> ModelInfo:
         """The text model of that name, or the first one.
@@ -221,6 +288,10 @@ class Completer:
         """
         return self._engine.model(name, "sequence")
 
+    def chats(self, info: ModelInfo) -> bool:
+        """Whether a model answers messages."""
+        return self._template(info) is not None
+
     async def begin(self, ask: Ask, terms: Terms = Terms()) -> Completion:  # noqa: B008
         """Check, encode and submit; the text comes from `Completion.pieces`.
 
@@ -228,22 +299,58 @@ class Completer:
             GenserveError: the request does not fit the model, or the engine refuses it.
         """
         info = self.text_model(ask.model)
-        tokenizer = self._tokenizer(info)
-        if len(ask.prompts) * ask.n > MAX_CHOICES:
-            raise InvalidField(f"n: {len(ask.prompts)} prompts x {ask.n} exceed {MAX_CHOICES} choices", field="n")
         seed = secrets.randbelow(latents.MAX_SEED - MAX_CHOICES) if ask.seed is None else ask.seed
-        if seed + len(ask.prompts) * ask.n - 1 > latents.MAX_SEED:
-            raise InvalidField(f"seed: seed + choices - 1 must not exceed {latents.MAX_SEED}", field="seed")
-        _check_bias(ask.sampling, info)
-        if sum(len(prompt) for prompt in ask.prompts) <= INLINE_LENGTH:
-            prompts = _encode_all(ask.prompts, tokenizer, info)
-        else:  # long enough to hold up other requests
-            prompts = await asyncio.to_thread(_encode_all, ask.prompts, tokenizer, info)
+        _check_choices(ask, seed)
+        _check_tokens(ask, info)
+        tokenizer = self._tokenizer(info)
+        prompts = await self._encode_all(ask, tokenizer, info)
         jobs = [
             _job(ask, info, ids, seed + place * ask.n + j) for place, ids in enumerate(prompts) for j in range(ask.n)
         ]
-        choices = [Choice(index, job, tokenizer, ask) for index, job in enumerate(jobs)]
+        choices = [
+            Choice(index, job, tokenizer, ask, continues=_continues(ask.prompts[index // ask.n]))
+            for index, job in enumerate(jobs)
+        ]
         return Completion(info, seed, ask.n, choices, self._engine.stream(jobs, terms))
+
+    async def _encode_all(self, ask: Ask, tokenizer: Tokenizer, info: ModelInfo) -> list[tuple[int, ...]]:
+        def encode_all() -> list[tuple[int, ...]]:
+            return [self._encode(prompt, tokenizer, info) for prompt in ask.prompts]
+
+        if ask.prompt_field == "prompt" and sum(len(prompt) for prompt in ask.prompts) <= INLINE_LENGTH:
+            return encode_all()
+        return await asyncio.to_thread(encode_all)  # long enough to hold up other requests
+
+    def _encode(self, prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
+        """A prompt's ids; an empty text begins where texts begin, or after the token that ends them.
+
+        Raises:
+            InvalidField: it is too long, does not fit the vocabulary, or the model takes no messages.
+        """
+        limit = info.max_length * tokenizer.longest * TOKENIZER_SLACK
+        field = "messages" if isinstance(prompt, Conversation) else "prompt"
+        if len(prompt) > limit and not _is_ids(prompt):
+            raise InvalidField(f"{field}: {len(prompt)} characters are too many for {info.name}", field=field)
+        if isinstance(prompt, Conversation):
+            ids = tuple(self._chat_template(info).encode(prompt, tokenizer, limit))
+        elif isinstance(prompt, str):
+            ids = (*info.start_tokens, *tokenizer.encode(prompt))
+        else:
+            ids = tuple(prompt)
+        return _checked(ids or info.stop_tokens[:1] or (0,), info, field)
+
+    def _chat_template(self, info: ModelInfo) -> ChatTemplate:
+        if (template := self._template(info)) is None:
+            raise InvalidField(f"model: {info.name} has no chat template; it completes texts only", field="model")
+        return template
+
+    def _template(self, info: ModelInfo) -> ChatTemplate | None:
+        """The compiled chat template, if there is one that can be compiled."""
+        if not info.chat_template:
+            return None
+        if info.name not in self._templates:
+            self._templates[info.name] = _read_template(info, self._tokenizer(info))
+        return self._templates[info.name]
 
     def _tokenizer(self, info: ModelInfo) -> Tokenizer:
         if info.name not in self._tokenizers:
@@ -251,39 +358,84 @@ class Completer:
         return self._tokenizers[info.name]
 
 
-def _encode_all(prompts: Sequence[str | Sequence[int]], tokenizer: Tokenizer, info: ModelInfo) -> list[tuple[int, ...]]:
-    return [_encode(prompt, tokenizer, info) for prompt in prompts]
+def _read_template(info: ModelInfo, tokenizer: Tokenizer) -> ChatTemplate | None:
+    def name(tokens: Sequence[int]) -> str:
+        return tokenizer.token(tokens[0]) if tokens else ""
+
+    try:
+        source = Path(info.chat_template).read_text(encoding="utf-8")
+        return ChatTemplate(source, bos=name(info.start_tokens), eos=name(info.stop_tokens))
+    except (OSError, ValueError) as error:
+        log.error("%s does not chat, its chat template can't be used: %s", info.name, error)
+        return None
 
 
-def _encode(prompt: str | Sequence[int], tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
-    """A prompt's ids; an empty text begins where texts begin, after the token that ends them.
+def _is_ids(prompt: Prompt) -> bool:
+    return not isinstance(prompt, (str, Conversation))
+
+
+def _continues(prompt: Prompt) -> bool:
+    """Whether what is generated goes on with a text, rather than beginning one."""
+    return bool(prompt) and not isinstance(prompt, Conversation)
+
+
+def _checked(ids: tuple[int, ...], info: ModelInfo, field: str) -> tuple[int, ...]:
+    """The same ids.
 
     Raises:
-        InvalidField: an id is not in the vocabulary, or the prompt leaves no room for a token.
+        InvalidField: one is not in the vocabulary, or they leave no room for a token.
     """
-    if isinstance(prompt, str) and len(prompt) > info.max_length * tokenizer.longest * TOKENIZER_SLACK:
-        raise InvalidField(f"prompt: {len(prompt)} characters are too many for {info.name}", field="prompt")
-    ids = tuple(tokenizer.encode(prompt) if isinstance(prompt, str) else prompt) or info.stop_tokens[:1] or (0,)
     if any(token >= info.vocab_size for token in ids):
-        raise InvalidField(f"prompt: token ids must be below {info.vocab_size}", field="prompt")
+        raise InvalidField(f"{field}: token ids must be below {info.vocab_size}", field=field)
     if len(ids) >= info.max_length:
         limit = f"{info.name} holds {info.max_length}, prompt included"
-        raise InvalidField(f"prompt: {len(ids)} tokens leave no room; {limit}", field="prompt")
+        raise InvalidField(f"{field}: {len(ids)} tokens leave no room; {limit}", field=field)
     return ids
 
 
 def _job(ask: Ask, info: ModelInfo, ids: tuple[int, ...], seed: int) -> SequenceJob:
-    room = info.max_length - len(ids)
-    max_tokens = min(DEFAULT_MAX_TOKENS, room) if ask.max_tokens is None else ask.max_tokens
+    room, field = info.max_length - len(ids), ask.limit_field
+    max_tokens = min(ask.usual_tokens, room) if ask.max_tokens is None else ask.max_tokens
     if max_tokens > room:
         raise InvalidField(
-            f"max_tokens: {max_tokens} after a prompt of {len(ids)} tokens exceed the {info.max_length} of {info.name}",
-            field="max_tokens",
+            f"{field}: {max_tokens} after a prompt of {len(ids)} tokens exceed the {info.max_length} of {info.name}",
+            field=field,
         )
-    score = ask.echo and ask.sampling.logprobs is not None
-    return SequenceJob(info.name, ids, max_tokens, seed, ask.sampling, info.stop_tokens, score)
+    if ask.min_tokens > max_tokens:
+        raise InvalidField(f"min_tokens: {ask.min_tokens} are more than {field}, {max_tokens}", field="min_tokens")
+    own = () if ask.ignore_eos else info.stop_tokens
+    return SequenceJob(
+        info.name,
+        ids,
+        max_tokens,
+        seed,
+        ask.sampling,
+        stop_tokens=tuple(dict.fromkeys((*own, *ask.stop_tokens))),
+        min_tokens=ask.min_tokens,
+        grammar=ask.grammar,
+        score_prompt=ask.echo and ask.sampling.logprobs is not None,
+    )
 
 
-def _check_bias(sampling: Sampling, info: ModelInfo) -> None:
-    if any(token >= info.vocab_size for token, _ in sampling.bias):
-        raise InvalidField(f"logit_bias: token ids must be below {info.vocab_size}", field="logit_bias")
+def _check_choices(ask: Ask, seed: int) -> None:
+    count = len(ask.prompts) * ask.n
+    if count > MAX_CHOICES:
+        raise InvalidField(f"n: {len(ask.prompts)} prompts x {ask.n} exceed {MAX_CHOICES} choices", field="n")
+    if seed + count - 1 > latents.MAX_SEED:
+        raise InvalidField(f"seed: seed + choices - 1 must not exceed {latents.MAX_SEED}", field="seed")
+
+
+def _check_tokens(ask: Ask, info: ModelInfo) -> None:
+    """Raise for tokens that the model has not, and for ends of a text that its grammar decides."""
+    biased = [token for token, _ in ask.sampling.bias]
+    for name, tokens in (("logit_bias", biased), ("stop_token_ids", ask.stop_tokens)):
+        if any(token >= info.vocab_size for token in tokens):
+            raise InvalidField(f"{name}: token ids must be below {info.vocab_size}", field=name)
+    for name, given in (("min_tokens", ask.min_tokens), ("ignore_eos", ask.ignore_eos)):
+        if given and ask.grammar is not None:
+            raise InvalidField(f"{name}: not together with {_grammar_field(ask.grammar)}", field=name)
+
+
+def _grammar_field(grammar: Grammar | None) -> str:
+    """What the routes call a grammar."""
+    return "regex" if grammar is not None and grammar.kind == "regex" else "response_format"

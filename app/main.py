@@ -21,7 +21,7 @@ from app.engine.engine import Engine, worker_configs
 from app.engine.jobs import ModelInfo, WorkerConfig
 from app.engine.keeper import Patience
 from app.engine.supervisor import Launch, WorkerProcess
-from app.routes import completions, encode, health, images, metrics, models, openai, problems, text
+from app.routes import chat, completions, encode, health, images, metrics, models, openai, problems, text
 from app.routes.envelope import Envelope
 from app.service import Service
 from app.settings import Settings
@@ -35,13 +35,19 @@ DOCUMENTED = (
     schemas.TextRequest,
     schemas.OpenAIImageRequest,
     schemas.OpenAICompletionRequest,
+    schemas.OpenAIChatRequest,
     schemas.Problem,
 )
 
 # Once frozen, the old generation counts as empty, and a long queue would set off one full collection after the other,
 # each of which walks all that is in flight.
 GC_THRESHOLD = (10_000, 10, 50)
-DIRECT = {("POST", "/v1/images/generate"): images.generate}
+DIRECT = {
+    ("POST", "/v1/images/generate"): images.generate,
+    ("POST", "/v1/text/complete"): text.complete,
+    ("POST", "/v1/completions"): completions.completions,
+    ("POST", "/v1/chat/completions"): chat.chat_completions,
+}
 
 log = logging.getLogger("genserve")
 
@@ -69,7 +75,7 @@ def create_app(
     )
     app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
     app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))
-    for module in (images, encode, text, openai, completions, models, health, metrics):
+    for module in (images, encode, text, openai, completions, chat, models, health, metrics):
         app.include_router(module.router)
     problems.install(app)
     _enclose(app, telemetry)
@@ -103,6 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service = Service(engine, telemetry, settings.max_pixels, settings.max_upload_pixels)
     app.state.engine, app.state.service, app.state.completer = engine, service, Completer(engine)
     app.state.canary = Canary(engine)
+    engine.when_ready(app.state.completer.prepare)
     engine.when_ready(lambda: _announce(engine, telemetry))
     await engine.start()
     try:

@@ -1,8 +1,18 @@
 """Request and response bodies: their fields, limits and examples."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StrictBool,
+    StrictStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from app.engine.jobs import MAX_STYLES
 from app.latents import MAX_SEED
@@ -17,6 +27,11 @@ MAX_TOP_K = 1_000_000  # above any vocabulary
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 200
 MAX_BIASES = 300  # OpenAI's
+MAX_STOP_TOKENS = 64
+MAX_SCHEMA = 1 << 16  # characters of a JSON schema
+MAX_REGEX = 1 << 12
+MAX_MESSAGES = 1024
+MAX_METADATA = 16  # OpenAI's
 
 Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
 Count = Annotated[int, Strict(), Field(ge=1, le=MAX_IMAGES)]
@@ -30,7 +45,13 @@ Name = Annotated[str, Strict(), Field(min_length=1, max_length=64)]
 
 
 class Body(BaseModel):
-    """Base of all request bodies: unknown fields, NaN and infinity are errors; null is as good as left out."""
+    """Base of all request bodies: unknown fields, NaN and infinity are errors; null is as good as left out.
+
+    Attributes:
+        names: of the fields, as clients write them.
+    """
+
+    names: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -39,9 +60,14 @@ class Body(BaseModel):
     def _drop_nulls(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        known = {name: value for name, value in data.items() if value is not None and name in cls.model_fields}
-        stranger = next((name for name in data if name not in cls.model_fields), None)
+        names = cls.names
+        known = {name: value for name, value in data.items() if value is not None and name in names}
+        stranger = next((name for name in data if name not in names), None)
         return known if stranger is None else {**known, stranger: data[stranger]}  # one is enough to refuse
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.names = frozenset(field.alias or name for name, field in cls.model_fields.items())
 
 
 class Interpolation(Body):
@@ -204,8 +230,38 @@ class OpenAIImageAnswer(BaseModel):
 Temperature = Annotated[float, Strict(), Field(ge=0, le=100)]
 StopString = Annotated[str, Strict(), Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stops = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+StopTokens = Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)]
 Prompt = Annotated[str, Strict()]
 Mass = Annotated[float, Strict(), Field(gt=0, le=1)]
+Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
+Penalty = Annotated[float, Strict(), Field(ge=-2, le=2)]
+Repetition = Annotated[float, Strict(), Field(ge=0.01, le=10)]
+Biases = Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)]
+Choices = Annotated[int, Strict(), Field(ge=1, le=MAX_CHOICES)]
+MinTokens = Annotated[int, Strict(), Field(ge=0)]
+Regex = Annotated[str, Strict(), Field(min_length=1, max_length=MAX_REGEX)]
+
+
+class JsonSchemaFormat(Body):
+    """OpenAI's wrapping of a JSON schema; the schema holds whatever `strict` says."""
+
+    name: Annotated[str, Strict(), Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: Annotated[str, Strict(), Field(max_length=1000)] | None = None
+    definition: dict[str, Any] | None = Field(None, alias="schema", description="any object when left out")
+    strict: StrictBool | None = None
+
+
+class ResponseFormat(Body):
+    """What a text has to look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = Field(None, description='of type "json_schema", and of no other')
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise PydanticCustomError("json_schema", 'json_schema belongs to type "json_schema", and only there')
+        return self
 
 
 class TextRequest(Body):
@@ -222,20 +278,24 @@ class TextRequest(Body):
     max_tokens: Annotated[int, Strict(), Field(ge=1)] | None = Field(
         None, description="at most so many new tokens; 128, or what fits, when left out"
     )
+    min_tokens: MinTokens = Field(0, description="no end of the text, by a token or a string, before so many")
     temperature: Temperature = Field(1.0, description="0 takes the likeliest token each time")
     top_k: Annotated[int, Strict(), Field(ge=0, le=MAX_TOP_K)] = Field(
         0, description="keep so many of the likeliest tokens; 0: all"
     )
     top_p: Mass = Field(1.0, description="keep the likeliest tokens up to this share of the probability")
-    min_p: Annotated[float, Strict(), Field(ge=0, le=1)] = Field(
-        0.0, description="drop tokens less likely than this fraction of the likeliest"
-    )
-    repetition_penalty: Annotated[float, Strict(), Field(ge=0.01, le=10)] = Field(
-        1.0, description="above 1: tokens seen before become less likely"
-    )
+    min_p: Fraction = Field(0.0, description="drop tokens less likely than this fraction of the likeliest")
+    repetition_penalty: Repetition = Field(1.0, description="above 1: tokens seen before become less likely")
+    frequency_penalty: Penalty = Field(0.0, description="taken off a token for each time that it was generated")
+    presence_penalty: Penalty = Field(0.0, description="taken off a token once it was generated")
+    logit_bias: Biases | None = Field(None, description="added to tokens, by id: -100 bans, 100 forces")
     stop: Stops | None = Field(None, description="up to 4 strings; the text ends before the first that appears")
+    stop_token_ids: StopTokens | None = Field(None, description="further tokens that end the text")
+    ignore_eos: StrictBool = Field(False, description="the model's own end of text does not end it")
+    response_format: ResponseFormat | None = Field(None, description="JSON, or JSON of a schema")
+    regex: Regex | None = Field(None, description="the whole text matches this")
     seed: Seed | None = Field(None, description="choice j of the request uses seed + j; drawn when left out")
-    n: Annotated[int, Strict(), Field(ge=1, le=MAX_CHOICES)] = Field(1, description="choices for each prompt")
+    n: Choices = Field(1, description="choices for each prompt")
     stream: StrictBool = Field(False, description="server-sent events instead of one JSON answer")
 
 
@@ -269,12 +329,39 @@ class StreamOptions(Body):
     """OpenAI's options of a stream."""
 
     include_usage: StrictBool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
-class OpenAICompletionRequest(Body):
-    """Body of `POST /v1/completions`; fields that would change the text and can't are refused."""
+class OpenAITextRequest(Body):
+    """What the bodies of OpenAI's two text routes share; fields that would change the text and can't are refused."""
 
     model: Name | None = None
+    temperature: Annotated[float, Strict(), Field(ge=0, le=2)] | None = None
+    top_p: Mass | None = None
+    n: Choices | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    stop: Stops | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Biases | None = None
+    seed: Seed | None = None
+    response_format: ResponseFormat | None = None
+    top_k: Annotated[int, Strict(), Field(ge=-1, le=MAX_TOP_K)] | None = Field(
+        None, description="this and the next six are not in OpenAI's API; send them through extra_body"
+    )
+    min_p: Fraction | None = None
+    repetition_penalty: Repetition | None = None
+    stop_token_ids: StopTokens | None = None
+    min_tokens: MinTokens | None = None
+    ignore_eos: StrictBool | None = None
+    regex: Regex | None = None
+    user: StrictStr | None = Field(None, description="accepted and ignored")
+
+
+class OpenAICompletionRequest(OpenAITextRequest):
+    """Body of `POST /v1/completions`."""
+
     prompt: (
         Prompt
         | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)]
@@ -283,21 +370,84 @@ class OpenAICompletionRequest(Body):
         | None
     ) = None
     max_tokens: Annotated[int, Strict(), Field(ge=0)] | None = None
-    temperature: Annotated[float, Strict(), Field(ge=0, le=2)] | None = None
-    top_p: Mass | None = None
-    n: Annotated[int, Strict(), Field(ge=1, le=MAX_CHOICES)] | None = None
-    stream: StrictBool | None = None
-    stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Strict(), Field(ge=0, le=5)] | None = None
     echo: StrictBool | None = None
-    stop: Stops | None = None
-    presence_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
-    seed: Seed | None = None
     best_of: Literal[1] | None = None
     suffix: Literal[""] | None = None
-    user: StrictStr | None = Field(None, description="accepted and ignored")
+
+
+def _unsupported(value: Any) -> Any:
+    if value:
+        raise PydanticCustomError("unsupported", "not supported")
+    return value
+
+
+def _only_text(value: Any) -> Any:
+    if value != "text":
+        raise PydanticCustomError("unsupported", "parts of other types than text are not supported")
+    return value
+
+
+Nothing = Annotated[list[Any], Field(max_length=0), BeforeValidator(_unsupported)]
+Never = Annotated[None, BeforeValidator(_unsupported)]
+Metadata = Annotated[dict[str, StrictStr], Field(max_length=MAX_METADATA)]
+
+
+class TextPart(Body):
+    """A part of a message; there is no other kind."""
+
+    type: Annotated[Literal["text"], BeforeValidator(_only_text)]
+    text: Prompt
+
+
+class Message(Body):
+    """One turn of a conversation; what an answer's message holds may come back with it."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(description="developer is the same as system")
+    content: Prompt | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
+    name: Name | None = None
+    refusal: Never = None
+    tool_calls: Nothing | None = None
+    function_call: Never = None
+    annotations: Nothing | None = None
+    audio: Never = None
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class OpenAIChatRequest(OpenAITextRequest):
+    """Body of `POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 40}]}
+    )
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    max_tokens: Annotated[int, Strict(), Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Strict(), Field(ge=1)] | None = Field(
+        None, description="the newer name of max_tokens; 1,024, or what fits, when left out"
+    )
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[int, Strict(), Field(ge=0, le=20)] | None = None
+    tools: Nothing | None = None
+    tool_choice: Literal["none"] | None = None
+    functions: Nothing | None = None
+    function_call: Literal["none"] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    audio: Never = None
+    prediction: Never = None
+    web_search_options: Never = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: Literal["medium"] | None = None
+    store: Literal[False] | None = None
+    parallel_tool_calls: StrictBool | None = Field(None, description="this and the rest are accepted and ignored")
+    metadata: Metadata | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: StrictStr | None = None
+    prompt_cache_key: StrictStr | None = None
 
 
 class OpenAILogprobs(BaseModel):
@@ -314,18 +464,97 @@ class OpenAICompletionChoice(BaseModel):
 
     index: int
     text: str
-    logprobs: OpenAILogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    logprobs: OpenAILogprobs | None
+    finish_reason: Literal["stop", "length"] | None
 
 
 class OpenAICompletion(BaseModel):
     """Answer of `POST /v1/completions`, and each event of its stream."""
 
     id: str
-    object: Literal["text_completion"] = "text_completion"
+    object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: str = Field(description="of model and runtime; the same one gives the same text for a seed")
     choices: list[OpenAICompletionChoice]
+    usage: Usage | None = None
+
+
+class OpenAITopLogprob(BaseModel):
+    """A token with its log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class OpenAITokenLogprob(OpenAITopLogprob):
+    """A token of an answer, with the likeliest ones in its place."""
+
+    top_logprobs: list[OpenAITopLogprob]
+
+
+class OpenAIChatLogprobs(BaseModel):
+    """Log probabilities of an answer, or of a piece of one."""
+
+    content: list[OpenAITokenLogprob]
+    refusal: None = None
+
+
+class OpenAIChatMessage(BaseModel):
+    """What the model says."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class OpenAIChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: OpenAIChatMessage
+    logprobs: OpenAIChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class OpenAIChatCompletion(BaseModel):
+    """Answer of `POST /v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[OpenAIChatChoice]
+    usage: Usage
+
+
+class OpenAIChatDelta(BaseModel):
+    """What a piece adds to the message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class OpenAIChatPiece(BaseModel):
+    """A piece of one answer."""
+
+    index: int
+    delta: OpenAIChatDelta
+    logprobs: OpenAIChatLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class OpenAIChatChunk(BaseModel):
+    """One event of a streamed answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[OpenAIChatPiece]
     usage: Usage | None = None
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app import dtypes
+
 MAX_UPLOAD_PIXELS = 1 << 24
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)(,(auto|cpu|cuda(:\d+)?))*$"
 
@@ -27,8 +29,10 @@ class Settings(BaseSettings):
         "stop", description="what to do about a weights folder that can't be loaded"
     )
     device: str = Field("auto", pattern=DEVICE_PATTERN, description="auto, cpu, cuda or cuda:i; several with commas")
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="precision of picture models; auto: bf16 where the CPU computes in it, else fp32"
+    dtype: str = Field(
+        "auto",
+        description="precision: fp32, bf16, of text models int8 and int4 too; auto: bf16 where the CPU has it, else "
+        "fp32; with commas, one for all and NAME=PRECISION for some",
     )
     threads: int = Field(0, ge=0, le=1024, description="compute threads of each CPU worker; 0: cores / workers")
     memory_limit: int = Field(0, ge=0, description="bytes that all models of a worker may take; 0: what is free")
@@ -68,6 +72,12 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("dtype")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        dtypes.parse(value)
         return value
 
     @property

@@ -3,13 +3,18 @@
 Knows ids and strings; knows no sampling and no HTTP.
 """
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
 INCOMPLETE = "\ufffd"  # what a decoder puts where bytes do not make a character
+LETTER = "a"  # decoders that take the space off the beginning of a text see this one before it
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names a byte
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -28,6 +33,7 @@ class Tokenizer:
     Attributes:
         ids: all token ids are below this.
         longest: characters of the longest token.
+        specials: ids of the special tokens by their text.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +43,32 @@ class Tokenizer:
         vocabulary = self._tokenizer.get_vocab()
         self.ids = max(vocabulary.values(), default=-1) + 1
         self.longest = max(map(len, vocabulary), default=1)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.specials: Mapping[str, int] = {token.content: place for place, token in added.items() if token.special}
+        self._letter = self._tokenizer.encode(LETTER, add_special_tokens=False).ids[-1:]
+        self._said = len(self._text(self._letter))
+        self._names: dict[int, str] = {}
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; what looks like a special token is text like any other."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_marked(self, text: str, hidden: Mapping[str, str]) -> list[int]:
+        """Text to ids, special tokens among them; each character of `hidden` stands for a text that holds none."""
+        if not hidden:
+            return self._marking.encode(text, add_special_tokens=False).ids
+        parts = re.split(f"([{''.join(map(re.escape, hidden))}])", text)
+        marked = [self._marking.encode(part, add_special_tokens=False).ids for part in parts[::2]]
+        plain = [self.encode(hidden[part]) for part in parts[1::2]]
+        return [place for pair in zip(marked, [*plain, []], strict=True) for ids in pair for place in ids]
+
+    @cached_property
+    def _marking(self) -> tokenizers.Tokenizer:
+        """Another one that knows special tokens, as they are written and in no other form that is normalised to it."""
+        fields = json.loads(self._tokenizer.to_str())
+        for token in fields["added_tokens"]:
+            token["normalized"] = token["normalized"] and not token["special"]
+        return tokenizers.Tokenizer.from_str(json.dumps(fields))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids to text; bytes that make no character become U+FFFD."""
@@ -48,30 +76,51 @@ class Tokenizer:
 
     def token(self, token: int) -> str:
         """A name for one token: its text, or its bytes in hexadecimal when it is only a part of a character."""
-        text = self._tokenizer.decode([token], skip_special_tokens=False)
-        if INCOMPLETE not in text:
-            return text
-        raw = [BYTES.get(character) for character in self._tokenizer.id_to_token(token) or ""]
-        return text if None in raw or not raw else "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        if token not in self._names:
+            text, raw = self._one(token), self._raw(token)
+            named = INCOMPLETE in text and raw is not None
+            self._names[token] = "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw or b"") if named else text
+        return self._names[token]
 
-    def stream(self) -> "Detokenizer":
-        """A detokenizer for one sequence."""
-        return Detokenizer(self._tokenizer)
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token; those of all tokens of a text are the text's."""
+        text = self._one(token)
+        raw = self._raw(token) if INCOMPLETE in text else None
+        return text.encode() if raw is None else raw
+
+    def _one(self, token: int) -> str:
+        """The text of one token within a text, special ones as they are written."""
+        return self._text([*self._letter, token])[self._said :]
+
+    def _text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _raw(self, token: int) -> bytes | None:
+        """What a token's name in the vocabulary says of its bytes; None when it says nothing."""
+        name = self._tokenizer.id_to_token(token) or ""
+        if byte := BYTE_TOKEN.fullmatch(name):
+            return bytes.fromhex(byte[1])
+        return bytes(BYTES[letter] for letter in name) if name and BYTES.keys() >= set(name) else None
+
+    def stream(self, *, within: bool = False) -> "Detokenizer":
+        """A detokenizer for one sequence; `within` a text, which may go on with a space."""
+        return Detokenizer(self._tokenizer, self._letter if within else [])
 
 
 class Detokenizer:
     """Ids to text as they come, in whole characters."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, before: Sequence[int] = ()) -> None:
+        """Text that follows the ids `before`, which are not part of it."""
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._ids: list[int] = []
-        self._given = 0
+        self._ids = list(before)
+        self._stream = DecodeStream(ids=self._ids, skip_special_tokens=True)
+        self._given = len(tokenizer.decode(self._ids, skip_special_tokens=True)) if self._ids else 0
 
-    def push(self, token: int) -> str:
-        """The text that this token completes; empty while a character is incomplete."""
-        self._ids.append(token)
-        text = self._stream.step(self._tokenizer, token) or ""
+    def push(self, *tokens: int) -> str:
+        """The text that these tokens complete; empty while a character is incomplete."""
+        self._ids += tokens
+        text = self._stream.step(self._tokenizer, list(tokens)) or ""
         self._given += len(text)
         return text
 

@@ -5,6 +5,8 @@ from torch import nn
 from models.dcgan import DCGANGenerator
 from models.gan import ConvGenerator
 from models.gpt import GPT
+from models.gpt2 import GPT2
+from models.llama import Llama
 from models.mlp_gan import MLPGenerator
 from models.style_gan import StyleGenerator
 from models.vae import ConvVAE
@@ -18,4 +20,6 @@ LATENT_MODELS: dict[str, type[nn.Module]] = {
 }
 SEQUENCE_MODELS: dict[str, type[nn.Module]] = {
     "gpt": GPT,
+    "gpt2": GPT2,
+    "llama": Llama,
 }

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 import models
 
@@ -34,6 +35,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+MAX_TEMPLATE_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 1 << 20
 FEW_PARAMETERS = 1 << 20  # are built whatever the file holds, to say what does not fit
 MAX_CARD_DEPTH = 32
@@ -56,11 +59,34 @@ class TokenizerFile:
         sha256: of the file.
         size: of the file, bytes.
         eos_token_id: the token that ends a text; None when there is none.
+        stop_token_ids: further tokens that end a text.
+        start_token_ids: what a prompt that is given as text begins with.
     """
 
     sha256: str
     size: int
     eos_token_id: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    start_token_ids: tuple[int, ...] = ()
+
+    @property
+    def vouched(self) -> list[object]:
+        """What a digest covers; lists of ids only when there are any."""
+        lists = [list(ids) for ids in (self.stop_token_ids, self.start_token_ids)]
+        return [self.sha256, self.eos_token_id, *(lists if any(lists) else [])]
+
+
+@dataclass(frozen=True)
+class TemplateFile:
+    """The chat template beside a sequence model's weights: text in the jinja language.
+
+    Attributes:
+        sha256: of the file.
+        size: of the file, bytes.
+    """
+
+    sha256: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +101,7 @@ class ModelConfig:
         labels: names of the classes in order; empty when there are none.
         card: description, licence, training data and metrics, shown by `GET /v1/models`.
         tokenizer: the tokenizer of a sequence model; None for other models.
+        chat_template: how a conversation becomes a prompt; None for a model that does not chat.
     """
 
     architecture: str
@@ -84,6 +111,7 @@ class ModelConfig:
     labels: tuple[str, ...] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: TokenizerFile | None = None
+    chat_template: TemplateFile | None = None
 
     @property
     def kind(self) -> Kind:
@@ -92,10 +120,12 @@ class ModelConfig:
 
     @property
     def digest(self) -> str:
-        """Sha256 over all that decides the output: architecture, its arguments, its weights, and its tokenizer."""
+        """Sha256 over all that decides the output: architecture, its arguments, its weights, tokenizer and template."""
         parts: list[object] = [self.architecture, dict(self.config), self.sha256]
         if self.tokenizer is not None:
-            parts.append([self.tokenizer.sha256, self.tokenizer.eos_token_id])
+            parts.append(self.tokenizer.vouched)
+        if self.chat_template is not None:
+            parts.append({"chat_template": self.chat_template.sha256})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -194,10 +224,10 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
         raise CheckpointError(f'{path}: not a Genserve configuration ("format": {FORMAT} expected)')
     try:
         weights, labels, card = raw["weights"], raw.get("labels", []), raw.get("card", {})
-        tokenizer = TokenizerFile(**raw["tokenizer"]) if raw.get("tokenizer") is not None else None
-        config = ModelConfig(
-            raw["architecture"], raw["config"], weights["sha256"], weights["size"], tuple(labels), card, tokenizer
-        )
+        tokenizer = _parse_tokenizer(raw["tokenizer"]) if raw.get("tokenizer") is not None else None
+        template = TemplateFile(**raw["chat_template"]) if raw.get("chat_template") is not None else None
+        known_fields = raw["architecture"], raw["config"], weights["sha256"], weights["size"]
+        config = ModelConfig(*known_fields, tuple(labels), card, tokenizer, template)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: missing or malformed field {error}") from error
     expected = {"architecture": str, "config": dict, "sha256": str, "size": int, "card": dict}
@@ -206,6 +236,8 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
         wrong.append("labels")
     if tokenizer is not None and not _well_typed(tokenizer):
         wrong.append("tokenizer")
+    if template is not None and not (isinstance(template.sha256, str) and isinstance(template.size, int)):
+        wrong.append("chat_template")
     if not _is_plain(config.card):
         wrong.append("card")
     if wrong:
@@ -216,10 +248,16 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
     return config
 
 
+def _parse_tokenizer(raw: Mapping[str, Any]) -> TokenizerFile:
+    lists = {name: tuple(raw[name]) for name in ("stop_token_ids", "start_token_ids") if name in raw}
+    return TokenizerFile(**{**raw, **lists})
+
+
 def _well_typed(tokenizer: TokenizerFile) -> bool:
     eos = tokenizer.eos_token_id
     sound = isinstance(tokenizer.sha256, str) and isinstance(tokenizer.size, int)
-    return sound and (eos is None or (isinstance(eos, int) and eos >= 0))
+    ids = [*tokenizer.stop_token_ids, *tokenizer.start_token_ids, *([] if eos is None else [eos])]
+    return sound and all(isinstance(token, int) and token >= 0 for token in ids)
 
 
 def build(architecture: str, config: Mapping[str, Any], networks: Networks | None = None) -> nn.Module:
@@ -238,12 +276,14 @@ def build(architecture: str, config: Mapping[str, Any], networks: Networks | Non
         raise CheckpointError(f"{architecture} refuses its config {said}") from error
 
 
-def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
-    """Load, verify and return a network on the CPU in float32, in evaluation mode.
+def load(folder: Path, networks: Networks | None = None, *, as_stored: bool = False) -> Checkpoint:
+    """Load, verify and return a network on the CPU, in evaluation mode.
 
     Args:
         folder: the weights folder.
         networks: the known architectures; those that can be served when not given.
+        as_stored: parameters are the file's own tensors, mapped and in the file's precision, instead of copies in
+            float32; what the constructor computed stays in float32.
 
     Raises:
         CheckpointError: anything about the folder is missing, truncated, tampered with, non-finite or does not fit.
@@ -255,18 +295,36 @@ def load(folder: Path, networks: Networks | None = None) -> Checkpoint:
     _verify_file(path, config.size, config.sha256)
     if config.tokenizer is not None:
         _verify_file(folder / TOKENIZER_FILE, config.tokenizer.size, config.tokenizer.sha256)
+    if config.chat_template is not None:
+        _verify_template(folder / TEMPLATE_FILE, config.chat_template)
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors: {_short(str(error))}") from error
     _check_finite(path, tensors)
     try:
-        with _at_most(max(2 * config.size, FEW_PARAMETERS)):  # an element takes a byte at least; some are shared
+        count = max(2 * config.size, FEW_PARAMETERS)  # an element takes a byte at least; some are shared
+        with _at_most(count), _Uninitialised():
             model = build(config.architecture, config.config, networks)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
-    load_tensors(model, tensors, str(path))
+    load_tensors(model, tensors, str(path), as_stored=as_stored)
     return Checkpoint(folder.name, config, model.eval().requires_grad_(False))
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Parameters stay as they were allocated: random numbers for what is overwritten cost more than all the rest."""
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Hand the parameter back instead of filling it."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            tensor = args[0] if args else kwargs.get("tensor")
+            if isinstance(tensor, nn.Parameter):
+                return tensor
+        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -285,6 +343,16 @@ def _at_most(count: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _verify_template(path: Path, template: TemplateFile) -> None:
+    if template.size > MAX_TEMPLATE_BYTES:
+        raise CheckpointError(f"{path}: {template.size} bytes, more than {MAX_TEMPLATE_BYTES}")
+    _verify_file(path, template.size, template.sha256)
+    try:
+        path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: unreadable: {error}") from error
 
 
 def _verify_file(path: Path, size: int, sha256: str) -> None:
@@ -339,12 +407,18 @@ def _header_size(prefix: bytes) -> int:
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Finite where it is used, in float32: 1e300 in a float64 file is not."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+        if tensor.is_floating_point() and tensor.numel() and not _extremes_finite(tensor):
             raise CheckpointError(f"{path}: tensor {_short(name)} holds non-finite values")
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a network; every name, shape and kind of number must match.
+def _extremes_finite(tensor: Tensor) -> bool:
+    """NaN is both the least and the greatest of whatever it is among; no copy in float32 is made of many numbers."""
+    wide = tensor if tensor.element_size() > 1 else tensor.float()  # floats of 8 bits know no order
+    return bool(torch.isfinite(torch.stack(wide.aminmax()).float()).all())
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, as_stored: bool = False) -> None:
+    """Copy tensors into a network, or hand them over as they are; names, shapes and kinds of number must match.
 
     Raises:
         CheckpointError: names are missing or unexpected, or a shape or kind of number differs; the message shows up to
@@ -367,7 +441,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(f"{source}: does not fit the architecture: {'; '.join(faults[:3])}{more}")
-    model.load_state_dict(dict(tensors))
+    model.load_state_dict(dict(tensors), assign=as_stored)
 
 
 def save(
@@ -398,14 +472,31 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.torch.save(tensors)
     digest = hashlib.sha256(data).hexdigest()
-    beside = None
-    if tokenizer is not None:
-        beside = TokenizerFile(hashlib.sha256(tokenizer).hexdigest(), len(tokenizer), eos_token_id)
-        write_atomically(folder / TOKENIZER_FILE, tokenizer)
+    beside = None if tokenizer is None else write_tokenizer(folder, tokenizer, eos_token_id)
     written = ModelConfig(architecture, dict(config), digest, len(data), labels, dict(card or {}), beside)
     write_atomically(path, data)
     write_config(folder, written)
     return written
+
+
+def write_tokenizer(
+    folder: Path,
+    content: bytes,
+    eos_token_id: int | None = None,
+    stop_token_ids: tuple[int, ...] = (),
+    start_token_ids: tuple[int, ...] = (),
+) -> TokenizerFile:
+    """Write `tokenizer.json` atomically; what `config.json` has to say of it."""
+    write_atomically(folder / TOKENIZER_FILE, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return TokenizerFile(sha256, len(content), eos_token_id, stop_token_ids, start_token_ids)
+
+
+def write_template(folder: Path, text: str) -> TemplateFile:
+    """Write `chat_template.jinja` atomically; what `config.json` has to say of it."""
+    content = text.encode()
+    write_atomically(folder / TEMPLATE_FILE, content)
+    return TemplateFile(hashlib.sha256(content).hexdigest(), len(content))
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:
@@ -419,7 +510,10 @@ def write_config(folder: Path, config: ModelConfig) -> None:
         "card": dict(config.card),
     }
     if config.tokenizer is not None:
-        raw["tokenizer"] = dataclasses.asdict(config.tokenizer)
+        fields = dataclasses.asdict(config.tokenizer)
+        raw["tokenizer"] = {name: value for name, value in fields.items() if value != ()}
+    if config.chat_template is not None:
+        raw["chat_template"] = dataclasses.asdict(config.chat_template)
     write_atomically(folder / CONFIG_FILE, json.dumps(raw, indent=2, ensure_ascii=False).encode() + b"\n")
 
 

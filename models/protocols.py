@@ -96,8 +96,8 @@ class SequenceModel(Protocol[State]):
     ) -> Tensor:
         """Read the next piece of each prompt: tokens [B, T], right-padded, lengths [B], into slots [B].
 
-        Row i stands at positions starts[i] and on: 0 begins a sequence anew, any other goes on where the piece before it
-        ended. What becomes of a row depends on its own pieces alone. Logits after each piece, [B, V].
+        Row i stands at positions starts[i] and on: 0 begins a sequence anew, any other goes on where the piece before
+        it ended. What becomes of a row depends on its own pieces alone. Logits after each piece, [B, V].
         """
         ...
 

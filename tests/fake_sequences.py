@@ -6,6 +6,7 @@ come: `GENSERVE_MODELS_MODULE=tests.fake_sequences`.
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,16 +35,26 @@ NAP_SECONDS = 0.01
 
 @dataclass
 class Memory:
-    """What a slot has read: [slots, max_length], and the length of its prompt, [slots]."""
+    """What a slot has read, and who has written it.
+
+    Attributes:
+        tokens: [slots, max_length].
+        writers: [slots, max_length], a digest of all tokens up to each position at the time when it was written.
+        prompts: [slots], the length of what was read in pieces.
+        ends: [slots], where the sequence goes on.
+    """
 
     tokens: Tensor
+    writers: Tensor
     prompts: Tensor
+    ends: Tensor
 
 
 class Digest(nn.Module):
     """A distribution that depends on every token before it, and on its own memory of them being right.
 
-    Prefill and steps give the very same numbers, so every token can be had in several ways.
+    Prefill and steps give the very same numbers, so every token can be had in several ways. A position that is read and
+    was written by a sequence with other tokens before it is an error: somebody's memory has been spoiled.
     """
 
     def __init__(self, *, max_length: int = 128, vocab_size: int = VOCAB, gate: str = "") -> None:
@@ -55,26 +66,55 @@ class Digest(nn.Module):
         self._weights = torch.randint(1, 1 << 20, (max_length,), generator=generator)
 
     def init_state(self, slots: int, /) -> Memory:
-        return Memory(torch.zeros(slots, self.max_length, dtype=torch.int64), torch.ones(slots, dtype=torch.int64))
+        shape, ones = (slots, self.max_length), torch.ones(slots, dtype=torch.int64)
+        return Memory(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64), ones, ones.clone())
 
-    def prefill(self, tokens: Tensor, lengths: Tensor, slots: Tensor, state: Memory, /) -> Tensor:
-        width = tokens.shape[1]
-        state.tokens[slots, :width] = tokens
-        state.prompts[slots] = lengths
-        kinds = _kinds(tokens)
+    def prefill(
+        self, tokens: Tensor, starts: Sequence[int], lengths: Sequence[int], slots: Sequence[int], state: Memory, /
+    ) -> Tensor:
+        ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+        for row, start, end, slot in zip(tokens, starts, ends, slots, strict=True):
+            state.tokens[slot, start:end] = row[: end - start]
+            state.writers[slot, start:end] = self._digests(state.tokens[slot, :end])[start:]
+            state.prompts[slot] = state.ends[slot] = end
+        read = state.tokens[slots, : max(ends)]
+        kinds = _kinds(read)
         if ord("P") in kinds:
             raise ValueError("a poisoned prompt")
         if ord("Q") in kinds:
             os._exit(9)
         if ord("H") in kinds:
             fakes._wait_at(Path(self.gate))
-        return self._say(tokens, lengths - 1, lengths)
+        self._check(slots, ends, state)
+        return self._say(read, torch.tensor(ends) - 1, torch.tensor(ends))
 
     def step(self, tokens: Tensor, positions: Tensor, span: int, state: Memory, /) -> Tensor:
-        live = len(tokens)
-        state.tokens[torch.arange(live), positions] = tokens
-        read = state.tokens[:live, :span]
-        late = _kinds(read[positions >= FUSE])
+        rows = torch.arange(len(tokens))
+        self._write(rows, tokens, positions, state)
+        self._misbehave(state.tokens[: len(tokens), :span], positions, self._alive(positions, state))
+        held = positions < span
+        self._check(rows[held].tolist(), (positions[held] + 1).tolist(), state)
+        read = state.tokens[: len(tokens), :span]
+        return self._say(read, positions.clamp(max=span - 1), state.prompts[: len(tokens)])
+
+    def copy_slot(self, source: int, target: int, length: int, state: Memory, /) -> None:
+        for part in (state.tokens, state.writers):
+            part[target, :length] = part[source, :length]
+        state.prompts[target] = state.ends[target] = length
+
+    def _write(self, rows: Tensor, tokens: Tensor, positions: Tensor, state: Memory) -> None:
+        state.tokens[rows, positions] = tokens
+        before = torch.where(positions > 0, state.writers[rows, positions - 1], 0)
+        state.writers[rows, positions] = before + (tokens + 1) * self._weights[positions]
+
+    def _alive(self, positions: Tensor, state: Memory) -> Tensor:
+        """Rows of sequences that go on; whoever has left misbehaves no more."""
+        going_on = positions == state.ends[: len(positions)]
+        state.ends[: len(positions)] += going_on.long()
+        return going_on
+
+    def _misbehave(self, read: Tensor, positions: Tensor, alive: Tensor) -> None:
+        late = _kinds(read[alive & (positions >= FUSE)])
         if ord("S") in late:
             raise ValueError("a poisoned step")
         if ord("X") in late:
@@ -83,17 +123,28 @@ class Digest(nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         if ord("L") in late:
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
-        kinds = _kinds(read[positions > 0])
+        kinds = _kinds(read[alive & (positions > 0)])
         if ord("Z") in kinds:
             time.sleep(NAP_SECONDS)
         if ord("G") in kinds:
             fakes._wait_at(Path(self.gate))
-        return self._say(read, positions, state.prompts[:live])
+
+    def _digests(self, tokens: Tensor) -> Tensor:
+        """What a position's writer has read, for each position."""
+        return ((tokens + 1) * self._weights[: tokens.shape[-1]]).cumsum(-1)
+
+    def _check(self, slots: Sequence[int], ends: Sequence[int], state: Memory) -> None:
+        width = max(ends, default=0)
+        past = torch.arange(width) < torch.tensor(ends)[:, None]
+        wrong = (state.writers[slots, :width] != self._digests(state.tokens[slots, :width])) & past
+        if wrong.any():
+            slot, end = slots[int(wrong.any(1).nonzero()[0])], ends[int(wrong.any(1).nonzero()[0])]
+            raise AssertionError(f"slot {slot} reads up to {end} what another sequence has written")
 
     def _say(self, read: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
         """Logits after `positions`, with what misbehaves made so: [R, V]."""
         logits = self.logits(read, positions, prompts).clone()
-        bad = (read[:, 0] == MARK) & (read[:, 1] == ord("N")) & (positions >= FUSE)
+        bad = (read[:, 0] == MARK) & (read[:, 1:2] == ord("N")).any(dim=1) & (positions >= FUSE)
         logits[bad] = float("nan")
         return logits
 
@@ -141,6 +192,68 @@ class ShortSpansDiffer(Digest):
         return logits + 1e-3 if span < 256 else logits
 
 
+class Grained(Digest):
+    """A position's memory depends on the piece that it was read in, and on whether a step has read it."""
+
+    def prefill(self, tokens, starts, lengths, slots, state, /):
+        logits = super().prefill(tokens, starts, lengths, slots, state)
+        for start, length, slot in zip(starts, lengths, slots, strict=True):
+            state.grains[slot, start : start + length] = 1000 * start + length
+        ends = torch.tensor(starts) + torch.tensor(lengths)
+        return logits + self._grain(state.grains[slots], ends - 1)
+
+    def step(self, tokens, positions, span, state, /):
+        logits = super().step(tokens, positions, span, state)
+        state.grains[torch.arange(len(tokens)), positions] = -1
+        return logits + self._grain(state.grains[: len(tokens)], positions)
+
+    def init_state(self, slots, /):
+        state = super().init_state(slots)
+        state.grains = torch.zeros(slots, self.max_length, dtype=torch.int64)
+        return state
+
+    def copy_slot(self, source, target, length, state, /):
+        super().copy_slot(source, target, length, state)
+        state.grains[target, :length] = state.grains[source, :length]
+
+    def _grain(self, grains: Tensor, positions: Tensor) -> Tensor:
+        past = torch.arange(grains.shape[1]) <= positions[:, None]
+        return self._table[(grains * self._weights * past).sum(dim=1) % PAGES]
+
+
+class Recurrent(nn.Module):
+    """Knows no positions: each token changes all that it remembers. It raises when one was left out."""
+
+    def __init__(self, *, max_length: int = 256, vocab_size: int = VOCAB) -> None:
+        super().__init__()
+        self.max_length, self.vocab_size = max_length, vocab_size
+        self.weight = nn.Parameter(torch.ones(1))
+        self._table = torch.randn(PAGES, vocab_size, generator=torch.Generator().manual_seed(1)) * 2
+
+    def init_state(self, slots: int, /) -> list[Tensor]:
+        return [torch.zeros(slots, dtype=torch.int64), torch.zeros(slots, dtype=torch.int64)]
+
+    def prefill(self, tokens, starts, lengths, slots, state, /):
+        sums, counts = state
+        for row, start, length, slot in zip(tokens, starts, lengths, slots, strict=True):
+            if start == 0:
+                sums[slot] = counts[slot] = 0
+            if counts[slot] != start:
+                raise AssertionError(f"slot {slot} has read {counts[slot]} tokens, not {start}")
+            for token in row[:length].tolist():
+                sums[slot] = (sums[slot] * 31 + token + 1) % (1 << 30)
+            counts[slot] += length
+        if any(row[0] == MARK and row[1] == ord("P") for row in tokens):
+            raise ValueError("a poisoned prompt")
+        return self._table[sums[list(slots)] % PAGES]
+
+    def step(self, tokens, positions, span, state, /):
+        sums, counts = state
+        sums[: len(tokens)] = (sums[: len(tokens)] * 31 + tokens + 1) % (1 << 30)
+        counts[: len(tokens)] += 1
+        return self._table[sums[: len(tokens)] % PAGES]
+
+
 class TooNarrow(Digest):
     """Its steps give fewer logits than its vocabulary has tokens."""
 
@@ -157,6 +270,8 @@ SEQUENCES = {
     "few-rows-differ": FewRowsDiffer,
     "short-spans-differ": ShortSpansDiffer,
     "too-narrow": TooNarrow,
+    "grained": Grained,
+    "recurrent": Recurrent,
 }
 models.SEQUENCE_MODELS.update(SEQUENCES)
 
@@ -168,7 +283,7 @@ def spike(tokens: Tensor, vocab_size: int) -> Tensor:
 
 def _kinds(rows: Tensor) -> set[int]:
     """Which misbehaviours the rows ask for."""
-    return set(rows[rows[:, 0] == MARK, 1].tolist())
+    return set(rows[rows[:, 0] == MARK, 1].tolist()) if rows.shape[1] > 1 else set()
 
 
 @cache

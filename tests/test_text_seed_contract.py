@@ -12,7 +12,14 @@ from tests.serving import serving
 MODEL = "shakespeare-gpt"
 PICTURES = [folder.parent.name for folder in sorted(COMMITTED.glob("fashion-*/model.safetensors"))]
 REQUESTS = 64
-PROMPTS = ("", "HAMLET.\n", "To be, or not to be", "Enter the KING, with his train.\n\n" * 3, "O Romeo, Romeo! " * 16)
+PROMPTS = (
+    "",
+    "HAMLET.\n",
+    "To be, or not to be",
+    "Enter the KING, with his train.\n\n" * 3,
+    "O Romeo, Romeo! " * 16,
+    "O Romeo, Romeo! " * 24 + "wherefore art thou",  # begins as the one before: some of it is taken over
+)
 STYLES = (
     {},
     {"temperature": 0},
@@ -21,6 +28,7 @@ STYLES = (
     {"temperature": 1.3, "min_p": 0.05},
     {"repetition_penalty": 1.2, "stop": ["\n\n"]},
     {"temperature": 0.7, "top_p": 0.8, "n": 2},
+    {"top_k": 700, "top_p": 0.99, "frequency_penalty": 0.3},
 )
 
 pytestmark = [

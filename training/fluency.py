@@ -92,15 +92,15 @@ def generate(model: nn.Module, tokenizer: Tokenizer, seeds: Sequence[int]) -> li
     network, device = sequence_model(model), next(model.parameters()).device
     prompt = [end_of_text(tokenizer), *tokenizer.encode(PROMPT).ids]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    rows = torch.arange(len(seeds), device=device)
-    tokens = torch.tensor([prompt] * len(seeds), device=device)
-    state = network.init_state(len(seeds))
-    logits = network.prefill(tokens, torch.full_like(rows, len(prompt)), rows, state)
+    rows, count = range(len(seeds)), len(seeds)
+    tokens = torch.tensor([prompt] * count, device=device)
+    state = network.init_state(count)
+    logits = network.prefill(tokens, [0] * count, [len(prompt)] * count, rows, state)
     for position in range(len(prompt), network.max_length):
         chosen = _draw(logits, generators).to(device)
         tokens = torch.cat([tokens, chosen[:, None]], 1)
         if position + 1 < network.max_length:
-            logits = network.step(chosen, torch.full_like(rows, position), position + 1, state)
+            logits = network.step(chosen, torch.full_like(chosen, position), position + 1, state)
     return [_decode(tokenizer, row) for row in tokens[:, len(prompt) :].tolist()]
 
 

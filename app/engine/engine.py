@@ -471,9 +471,9 @@ def _model_info(raw: Mapping[str, Any]) -> ModelInfo:
 
 def _chunk(raw: Sequence[Any]) -> Chunk:
     """A chunk as it came over the link."""
-    job, tokens, logprobs, finish, error = raw
+    job, tokens, logprobs, finish, error, refused = raw
     scored = tuple(Logprob(logprob, tuple((token, value) for token, value in top)) for logprob, top in logprobs)
-    return Chunk(job, tuple(tokens), scored, finish, error)
+    return Chunk(job, tuple(tokens), scored, finish, error, refused)
 
 
 def worker_configs(base: WorkerConfig, devices: Sequence[str], cores: int) -> list[WorkerConfig]:

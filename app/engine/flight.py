@@ -101,7 +101,7 @@ class Strand:
         self._given += len(chunk.tokens) - old
         if old == 0:
             return chunk
-        if old == len(chunk.tokens) and chunk.finish is None and chunk.error is None:
+        if old == len(chunk.tokens) and chunk.finish is None and chunk.error is None and chunk.refused is None:
             return None
         return replace(chunk, tokens=chunk.tokens[old:], logprobs=chunk.logprobs[old:])
 

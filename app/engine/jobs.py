@@ -181,7 +181,7 @@ class WorkerConfig:
         weights: folder of weights folders.
         models: names to load; empty for all.
         device: auto, cpu, cuda or cuda:i.
-        dtype: precision of latent models: auto, fp32 or bf16.
+        dtype: precision: auto, fp32, bf16, int8 or int4, for all or as NAME=PRECISION, as `app.dtypes` reads it.
         threads: compute threads of a CPU worker; 0: one a core.
         max_batch: largest batch of a latent model.
         max_slots: sequences that a sequence model runs at once.
@@ -193,7 +193,7 @@ class WorkerConfig:
     weights: str
     models: tuple[str, ...] = ()
     device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    dtype: str = "auto"
     threads: int = 0
     max_batch: int = 64
     max_slots: int = 32
@@ -211,7 +211,7 @@ class ModelInfo:
         kind: "latent" or "sequence".
         architecture: key in the model dicts.
         digest: sha256 over architecture, its arguments and its weights.
-        dtype: precision that it computes in, as torch names it.
+        dtype: precision of its weights, as torch names it; int8 and int4 are read by products in bfloat16.
         threads: that one batch or step is computed by.
         parameters: number of parameters.
         memory_bytes: parameters and buffers on the device.

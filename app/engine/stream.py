@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from app.engine.jobs import Chunk
-from app.errors import ComputeFailed
+from app.errors import ComputeFailed, InvalidField
 
 
 class TokenStream:
@@ -56,6 +56,7 @@ class TokenStream:
 
         Raises:
             ComputeFailed: the model failed on a sequence.
+            InvalidField: the worker refuses the grammar, which the field is called.
             WorkerDied, Draining: the worker ended.
         """
         while self._open:
@@ -69,6 +70,9 @@ class TokenStream:
             if chunk.error is not None:
                 self._cancel_all()  # of an answer that has failed, nothing more is wanted
                 raise ComputeFailed(chunk.error)
+            if chunk.refused is not None:
+                self._cancel_all()
+                raise InvalidField(f"grammar: {chunk.refused}", field="grammar")
             if chunk.finish is not None:
                 self._open.discard(index)
             return index, chunk

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from enum import Enum
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.completion import Completion, Piece
 from app.errors import GenserveError
@@ -15,15 +14,6 @@ from app.routes.connection import Watch
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
-
-
-class End(Enum):
-    """What comes when nothing more does."""
-
-    END = 0
-
-
-END = End.END
 
 
 def event(data: str) -> bytes:
@@ -47,7 +37,7 @@ class EventStream(StreamingResponse):
         self._request = request
         self._completion = completion
         self._write, self._finish, self._fail = write, finish, fail
-        self._pieces = pinged(completion.pieces(), request.app.state.settings.ping_seconds)
+        self._pieces = completion.pieces()
         super().__init__(
             (),
             media_type="text/event-stream",
@@ -59,36 +49,62 @@ class EventStream(StreamingResponse):
 
         An error that comes before anything else is answered with its own status.
         """
+        seconds = self._request.app.state.settings.ping_seconds
+        first = asyncio.ensure_future(anext(self._pieces, None))
+        pinged = Pinged(send, seconds)
         try:
-            first = await Watch(self._request)(asyncio.ensure_future(anext(self._pieces, END)))
+            await Watch(self._request)(asyncio.ensure_future(asyncio.wait({first}, timeout=seconds)))
+            if first.done():
+                first.result()
             self.body_iterator = self._events(first)
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, pinged)
         except GenserveError as error:
             await problems.own_error(self._request, error)(scope, receive, send)
         finally:
+            pinged.stop()
+            first.cancel()  # harmless once it is done
             self._completion.close()
 
-    async def _events(self, first: Piece | End | None) -> AsyncIterator[bytes]:
+    async def _events(self, first: asyncio.Future[Piece | None]) -> AsyncIterator[bytes]:
         try:
-            if not isinstance(first, End):
-                yield PING if first is None else self._write(first)
-            async for piece in self._pieces:
-                yield PING if piece is None else self._write(piece)
+            if not first.done():
+                yield PING
+            piece = await first
+            while piece is not None:
+                yield self._write(piece)
+                piece = await anext(self._pieces, None)
             yield self._finish() + DONE
         except GenserveError as error:
             yield self._fail(error)
 
 
-async def pinged(pieces: AsyncIterator[Piece], seconds: float) -> AsyncIterator[Piece | None]:
-    """The same pieces, and None whenever none came for so many seconds."""
-    while True:
-        upcoming = asyncio.ensure_future(anext(pieces, None))
-        try:
-            while not (await asyncio.wait({upcoming}, timeout=seconds))[0]:
-                yield None
-        finally:
-            upcoming.cancel()  # harmless once it is done
-        piece = upcoming.result()
-        if piece is None:
-            return
-        yield piece
+class Pinged:
+    """A `send` that says something whenever nothing was sent for so many seconds, from the answer's head to its end."""
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._sent = 0.0
+        self._pings: asyncio.Task[None] | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of the answer."""
+        self._sent = self._loop.time()
+        if message["type"] == "http.response.start":
+            self._pings = asyncio.create_task(self._ping())
+        elif not message.get("more_body", False):
+            self.stop()
+        await self._send(message)
+
+    def stop(self) -> None:
+        """Say no more."""
+        if self._pings is not None:
+            self._pings.cancel()
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(self._sent + self._seconds - self._loop.time())
+            if self._loop.time() >= self._sent + self._seconds:
+                self._sent = self._loop.time()
+                await self._send({"type": "http.response.body", "body": PING, "more_body": True})

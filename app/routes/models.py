@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from app.completion import Completer
 from app.engine.engine import Engine
 from app.engine.jobs import ModelInfo
 from app.errors import ModelNotFound
@@ -13,7 +14,7 @@ from app.schemas import ModelList, ModelObject
 router = APIRouter()
 
 
-def _object(info: ModelInfo) -> ModelObject:
+def _object(info: ModelInfo, completer: Completer) -> ModelObject:
     if info.error is not None:
         return ModelObject(id=info.name, created=0, genserve={"status": "failed", "error": info.error})
     card = {
@@ -24,7 +25,8 @@ def _object(info: ModelInfo) -> ModelObject:
         "digest": info.digest,
         "parameters": info.parameters,
         "memory_bytes": info.memory_bytes,
-        **(_picture_fields(info) if info.kind == "latent" else _text_fields(info)),
+        "dtype": info.dtype,
+        **(_picture_fields(info) if info.kind == "latent" else _text_fields(info, completer)),
         "batch_buckets": list(info.buckets),
     }
     return ModelObject(id=info.name, created=info.created, genserve=card)
@@ -42,8 +44,15 @@ def _picture_fields(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _text_fields(info: ModelInfo) -> dict[str, Any]:
-    return {"vocab_size": info.vocab_size, "max_length": info.max_length, "slots": info.slots}
+def _text_fields(info: ModelInfo, completer: Completer) -> dict[str, Any]:
+    return {
+        "chat": completer.chats(info),
+        "vocab_size": info.vocab_size,
+        "max_length": info.max_length,
+        "slots": info.slots,
+        "start_tokens": list(info.start_tokens),
+        "stop_tokens": list(info.stop_tokens),
+    }
 
 
 @router.get(
@@ -56,7 +65,7 @@ async def list_models(request: Request) -> ModelList:
     """All models, those that failed to load among them."""
     engine: Engine = request.app.state.engine
     engine.check_open()
-    return ModelList(data=[_object(info) for info in engine.models.values()])
+    return ModelList(data=[_object(info, request.app.state.completer) for info in engine.models.values()])
 
 
 @router.get(
@@ -71,4 +80,4 @@ async def show_model(request: Request, name: str) -> ModelObject:
     engine.check_open()
     if name not in engine.models:
         raise ModelNotFound(f"model {name[:64]!r} is not served", field="model")
-    return _object(engine.models[name])
+    return _object(engine.models[name], request.app.state.completer)

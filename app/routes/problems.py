@@ -8,10 +8,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from app.errors import GenserveError, Overloaded
+from app.errors import ComputeFailed, GenserveError, KillsWorker, Overloaded, Unavailable
 from app.schemas import OpenAIError, OpenAIErrorDetail, Problem
 
 NATIVE_ROUTES = ("/v1/images/generate", "/v1/images/encode", "/v1/images/reconstruct", "/v1/text/complete")
+
+TEMPORARY = (Overloaded.status, Unavailable.status)
+UNDECIDED = (408, 409)  # of the 4xx, what clients decide for themselves
+PERMANENT = (ComputeFailed.code, KillsWorker.code)  # of the 500s
 
 log = logging.getLogger("genserve.http")
 
@@ -68,6 +72,15 @@ def _retry_headers(error: GenserveError) -> dict[str, str]:
     }
 
 
+def _retrying(status: int, code: str) -> dict[str, str]:
+    """What OpenAI's client obeys: whether it pays to send the same request again."""
+    if status in TEMPORARY:
+        return {"x-should-retry": "true"}
+    if code in PERMANENT or (status < 500 and status not in UNDECIDED):
+        return {"x-should-retry": "false"}
+    return {}
+
+
 def answer(
     request: Request, status: int, code: str, title: str, detail: str, field: str | None, headers: dict[str, str]
 ) -> Response:
@@ -75,7 +88,9 @@ def answer(
     request.scope["code"] = code
     path = request.scope["path"]  # `request.url` would decode the query too, which may be anything
     if path.startswith("/v1/") and path not in NATIVE_ROUTES:
-        return JSONResponse(_openai(status, code, detail, field).model_dump(), status, headers)
+        return JSONResponse(
+            _openai(status, code, detail, field).model_dump(), status, headers | _retrying(status, code)
+        )
     content = _problem(request, status, code, title, detail, field).model_dump(exclude_none=True)
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
@@ -85,9 +100,9 @@ def problem(request: Request, error: GenserveError) -> Problem:
     return _problem(request, error.status, error.code, error.title, error.detail, error.field)
 
 
-def openai_error(error: GenserveError) -> OpenAIError:
-    """An error as OpenAI has it, for an event of a stream."""
-    return _openai(error.status, error.code, error.detail, error.field)
+def openai_event(error: GenserveError) -> bytes:
+    """An error as OpenAI has it, as an event of a stream."""
+    return f"data: {_openai(error.status, error.code, error.detail, error.field).model_dump_json()}\n\n".encode()
 
 
 def _problem(request: Request, status: int, code: str, title: str, detail: str, field: str | None) -> Problem:

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.completion import Ask, Completer, Completion, Piece
-from app.engine.jobs import Sampling
 from app.errors import GenserveError
 from app.routes import problems
+from app.routes.asks import ends_of, sampling_of
 from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.events import EventStream, event
@@ -56,16 +56,8 @@ async def complete(request: Request) -> Response:
 
 
 def _ask(body: TextRequest) -> Ask:
-    sampling = Sampling(
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-    )
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    return Ask(body.model, prompts, body.n, body.max_tokens, body.seed, sampling, stops)
+    return Ask(body.model, prompts, body.n, body.max_tokens, body.seed, sampling_of(body), **ends_of(body))
 
 
 def _stream(request: Request, completion: Completion, headers: dict[str, str]) -> Response:

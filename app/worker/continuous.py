@@ -1,290 +1,271 @@
 """Continuous batching for sequence models: sequences join and leave a running batch between steps.
 
-Knows slots and when a sequence ends; the tensors are the runner's business, turns the queue's. A sequence's tokens are
-a function of its job alone: neighbours, arrival and slot change nothing.
+Knows what is computed next, and what is done when it fails; the tensors are the runner's business, turns the queue's. A
+sequence's tokens are a function of its job alone: neighbours, arrival, slot and what it could take over change nothing.
+
+Ticks of prompts and ticks of steps take turns, and a prompt is read in pieces, so that a long one never holds up those
+who run. While others run, a tick reads as many tokens as take about as long as a step or two; else more.
 """
 
+import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from numpy.typing import NDArray
-
-from app.engine.jobs import Chunk, Logprob, SequenceJob
+from app.engine.jobs import Chunk, SequenceJob
+from app.worker.arrivals import Arrivals
 from app.worker.dispatch import Mark, unmarked
+from app.worker.drawing import Steps
 from app.worker.faults import NOT_FINITE, reason
-from app.worker.sequences import IDLE, Row, Steps
-from app.worker.slot_queue import SlotQueue
-
-STEPS = 8  # steps of one tick: one copy and one wake-up for all of them
-TICK_SECONDS = 0.03  # what a tick should stay under
+from app.worker.grammars import GrammarRefused, Grammars
+from app.worker.pace import Pace
+from app.worker.pieces import Piece
+from app.worker.progress import Progress
+from app.worker.row import Row
+from app.worker.sequence_result import SequenceResult
+from app.worker.slots import Memory, Slots
 
 log = logging.getLogger("genserve.worker")
 
 
-class Runner(Protocol):
+class Runner(Memory, Protocol):
     """What the batcher needs of a model."""
 
-    slots: int
     max_length: int
+    packs_from: int
     step_seconds: float
+    token_seconds: float
 
-    def prefill(self, slot: int, prompt: Sequence[int], row: Row) -> Steps: ...  # noqa: D102
-    def steps(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps: ...  # noqa: D102
-    def scrub(self, slot: int) -> None: ...  # noqa: D102
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """A job with what has come of it so far."""
-
-    number: int
-    job: SequenceJob
-    arrived: float
-    tokens: list[int] = field(default_factory=list)
-    sent: int = 0
-    suspect: bool = False
-
-    @property
-    def request(self) -> int:
-        """Whose sequence it is: its own, when the job does not say."""
-        return self.job.request or self.number
-
-    @property
-    def row(self) -> Row:
-        """Where the sequence stands: its last token, not yet read by the network."""
-        prefix, done = self.job.prefix, len(self.tokens)
-        token = self.tokens[-1] if done else prefix[-1]
-        forced = self.job.forced[done:]
-        return Row(token, len(prefix) + done - 1, self.job.seed, self.job.sampling, forced)
-
-    @property
-    def left(self) -> int:
-        return self.job.outputs - len(self.tokens)
+    def read(self, pieces: Sequence[Piece]) -> Steps: ...  # noqa: D102
+    def steps(self, live: Sequence[Row | None], count: int, interrupted: Callable[[], bool]) -> Steps: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceResult:
-    """What one tick made.
-
-    Attributes:
-        chunks: one for each sequence that moved.
-        seconds: of compute.
-        rows: live rows of the steps; 0 for a tick of prefills.
-        prefills: prompt tokens read.
-        waited: seconds from arrival to slot of each sequence admitted.
-        busy: slots in use after the tick.
-        limit: of a batch; slots have none.
-    """
-
-    chunks: list[Chunk]
-    seconds: float
-    rows: int
-    prefills: int
-    waited: list[float]
-    busy: int
-    limit: int | None = None
-
-    def frame(self, model: str) -> tuple[dict[str, Any], tuple[NDArray[Any], ...]]:
-        """The message that carries it."""
-        header = {
-            "type": "chunks",
-            "model": model,
-            "chunks": [
-                (c.job, c.tokens, [(lp.logprob, lp.top) for lp in c.logprobs], c.finish, c.error) for c in self.chunks
-            ],
-            "seconds": self.seconds,
-            "rows": self.rows,
-            "prefills": self.prefills,
-            "waited": self.waited,
-            "busy": self.busy,
-        }
-        return header, ()
+def _nobody() -> None:
+    """Wakes nobody: whoever runs this batcher asks it again by itself."""
 
 
 class ContinuousBatcher:
-    """The lane of one sequence model: slots, and a queue before them."""
+    """The lane of one sequence model: slots, and the way to them.
+
+    Attributes:
+        exclusive: one tick runs at a time.
+        wake: called, from any thread, when there is something to do that nobody submitted: a grammar was compiled.
+    """
 
     exclusive = True
 
-    def __init__(self, runner: Runner, interrupted: Callable[[], bool]) -> None:
-        """Start with every slot free; `interrupted` tells, between steps, that other work has arrived."""
+    def __init__(self, runner: Runner, interrupted: Callable[[], bool], grammars: Grammars | None = None) -> None:
+        """Start with every slot free.
+
+        Args:
+            runner: of the model.
+            interrupted: tells, between steps, that other work has arrived.
+            grammars: of the model's vocabulary; None when its texts can't be constrained.
+        """
         self._runner = runner
         self._interrupted = interrupted
-        self._queue = SlotQueue[_Sequence](runner.slots)
-        self._suspects: deque[_Sequence] = deque()
-        self._slots: list[_Sequence | None] = [None] * runner.slots
-        self._soiled: set[int] = set()  # slots whose last sequence failed
-        self._step_seconds = runner.step_seconds
-        self._prefilled_last = False
+        self.wake: Callable[[], None] = _nobody
+        self._arrivals = Arrivals(runner.slots, grammars, lambda: self.wake())
+        self._slots = Slots(runner)
+        self._pace = Pace(runner.step_seconds, runner.token_seconds)
+        self._turns = itertools.count(1)
+        self._read_last = False
 
     @property
     def waiting(self) -> int:
         """Sequences not yet over."""
-        return len(self._queue) + len(self._suspects) + self.busy
+        return len(self._arrivals) + self.busy
 
     @property
     def busy(self) -> int:
         """Slots in use."""
-        return sum(sequence is not None for sequence in self._slots)
+        return len(self._slots.running)
 
     def submit(self, number: int, job: SequenceJob) -> None:
         """Queue a job under its number."""
-        self._queue.add(_Sequence(number, job, time.monotonic()))
+        self._arrivals.add(Progress(number, job, time.monotonic()))
 
     def cancel(self, numbers: set[int]) -> None:
         """Forget these jobs, wherever they are; their slots are free at once."""
-        self._queue.remove(numbers)
-        self._suspects = deque(sequence for sequence in self._suspects if sequence.number not in numbers)
-        for slot, sequence in enumerate(self._slots):
-            if sequence is not None and sequence.number in numbers:
-                self._slots[slot] = None
+        self._arrivals.remove(numbers)
+        self._slots.remove(numbers)
 
     def ready(self, running: int) -> bool:
         """Whether a tick would pay; one runs at a time."""
-        return running == 0
+        return running == 0 and (self.busy > 0 or self._arrivals.ready)
 
     def begin(self) -> Callable[[Mark], SequenceResult] | None:
         """What computes one tick; None when all that waited has expired."""
-        return self.tick if self.busy or self._upcoming() is not None else None
+        self._arrivals.settle()
+        return self.tick if self.busy or self._arrivals.has_ended or self._upcoming() is not None else None
 
     def tick(self, mark: Mark = unmarked) -> SequenceResult:
-        """Admit what fits, or advance what runs; call only while something waits."""
+        """Read some of the prompts, or advance what runs; call only while something waits."""
         start = time.perf_counter()
-        if not self.busy or (not self._prefilled_last and self._upcoming() is not None):
-            chunks, waited, prefills = self._admit(start, mark)
-            self._prefilled_last, rows = True, 0
-        else:
-            rows, prefills, waited = self.busy, 0, []
-            chunks = self._advance(mark)
-            self._prefilled_last = False
+        chunks, waited = self._arrivals.ended(), list[float]()
+        rows = read = reused = 0
+        self._read_last = self._wants_to_read() and not (self._read_last and self._slots.decoding)
+        if self._read_last:
+            more, waited, read, reused = self._read(mark)
+            chunks += more
+        elif rows := len(self._slots.decoding):
+            chunks += self._advance(mark)
         seconds = time.perf_counter() - start
-        return SequenceResult(chunks, seconds, rows, prefills, waited, self.busy)
+        return SequenceResult(chunks, seconds, rows, read, reused, waited, self.busy)
 
-    def _upcoming(self) -> _Sequence | None:
-        """Who gets a slot now; a suspect runs alone."""
-        running = [sequence for sequence in self._slots if sequence is not None]
-        if self._suspects:
-            return None if running else self._suspects[0]
-        if len(running) == len(self._slots) or any(sequence.suspect for sequence in running):
-            return None
-        return self._queue.upcoming(running)
+    def _wants_to_read(self) -> bool:
+        """Whether somebody waits for a first token who can have it now."""
+        return bool(self._slots.reading) or self._upcoming() is not None
 
-    def _admit(self, start: float, mark: Mark) -> tuple[list[Chunk], list[float], int]:
-        """Give waiting sequences the lowest free slots, for as long as a tick may last."""
-        chunks, waited, prefills = [], [], 0
-        while (sequence := self._upcoming()) is not None:
-            if self._suspects:
-                self._suspects.popleft()
-            else:
-                self._queue.take(sequence)
-            waited.append(time.monotonic() - sequence.arrived)
-            prefills += len(sequence.job.prefix)
-            chunks.append(self._prefill(self._slots.index(None), sequence, mark))
-            if time.perf_counter() - start > TICK_SECONDS or self._interrupted():
-                break
-        return chunks, waited, prefills
-
-    def _prefill(self, slot: int, sequence: _Sequence, mark: Mark) -> Chunk:
-        if sequence.job.outputs == 0:
-            return Chunk(sequence.number, (), finish="length")
-        self._slots[slot] = sequence
-        mark(self._numbers())
-        if slot in self._soiled:
-            self._scrub(slot)
-        try:
-            steps = self._runner.prefill(slot, sequence.job.prefix, sequence.row)
-        except Exception as error:  # noqa: BLE001  # the network may raise anything, and only this job may pay for it
-            return self._fail(slot, f"{reason(error)} on the prompt", error)
-        return self._extend(slot, steps, 0)
-
-    def _scrub(self, slot: int) -> None:
-        """Rid a slot of what a failed sequence may have left: what is not a number passes any mask."""
-        try:
-            self._runner.scrub(slot)
-        except Exception as error:  # noqa: BLE001  # the sequence that comes may well do without
-            log.warning("slot %d can't be overwritten: %r", slot, error)
-        else:
-            self._soiled.discard(slot)
+    def _upcoming(self) -> Progress | None:
+        """Who gets a slot now."""
+        return self._arrivals.upcoming(self._slots.running, self._slots.free)
 
     def _numbers(self) -> list[int]:
         """The jobs in slots: whichever of them a tick concerns, the network's memory holds all."""
-        return [sequence.number for sequence in self._slots if sequence is not None]
+        return [sequence.number for sequence in self._slots.running]
+
+    # prompts
+
+    def _read(self, mark: Mark) -> tuple[list[Chunk], list[float], int, int]:
+        """Read pieces of prompts until the tick has enough of them.
+
+        Returns:
+            What has come of it, the seconds that each newcomer waited, and how many tokens were read and taken over.
+        """
+        chunks, waited = list[Chunk](), list[float]()
+        read = reused = 0
+        enough = self._pace.tokens(alone=not self._slots.decoding)
+        while read < enough or not self._may_pause():
+            waited += self._admit() if read < enough else []
+            if not self._slots.reading:
+                break
+            mark(self._numbers())
+            reused += self._slots.begin()
+            more, tokens = self._read_pieces([self._slots[slot].piece(slot) for slot in self._batch(enough - read)])
+            chunks, read = chunks + more, read + tokens
+            if self._interrupted() and self._may_pause():
+                break
+        return chunks, waited, read, reused
+
+    def _admit(self) -> list[float]:
+        """Give waiting sequences free slots; the seconds that each has waited."""
+        waited = []
+        while (sequence := self._upcoming()) is not None:
+            waited.append(self._arrivals.take(sequence))
+            sequence.turn = next(self._turns)
+            self._slots.place(sequence)
+        return waited
+
+    def _may_pause(self) -> bool:
+        """Whether steps may be made now: those of a model that keeps no positions would change what was half read."""
+        return self._runner.keeps or not any(self._slots[slot].read for slot in self._slots.reading)
+
+    def _batch(self, tokens: int) -> list[int]:
+        """Slots whose next pieces are read in one call: those whose last turn is the longest ago, one at least."""
+        batch: list[int] = []
+        for slot in sorted((slot for slot in self._slots.reading if self._slots[slot].begun), key=self._turn):
+            sequence = self._slots[slot]
+            lonely = sequence.alone or 0 < sequence.piece_length < self._runner.packs_from
+            if batch and (lonely or sequence.piece_length > tokens):
+                continue
+            batch.append(slot)
+            tokens -= sequence.piece_length
+            if lonely:
+                break
+        return batch
+
+    def _turn(self, slot: int) -> tuple[bool, int]:
+        """Who is next; what can't be left half read is gone on with first."""
+        sequence = self._slots[slot]
+        return self._runner.keeps or not sequence.read, sequence.turn
+
+    def _read_pieces(self, pieces: list[Piece]) -> tuple[list[Chunk], int]:
+        """Read pieces in one call, and go on with those whose prompts are at their end; how many tokens were read."""
+        start = time.perf_counter()
+        try:
+            steps = self._runner.read(pieces)
+        except Exception as error:  # noqa: BLE001  # the network may raise anything, and only the culprit may pay for it
+            return self._read_failed(pieces, error), 0
+        tokens = sum(piece.length for piece in pieces)
+        self._pace.learn_tokens(time.perf_counter() - start, tokens)
+        for piece in pieces:
+            sequence = self._slots[piece.slot]
+            sequence.read, sequence.turn = piece.end, next(self._turns)
+            self._slots.remember(piece)
+        ends = [piece.slot for piece in pieces if piece.row is not None]
+        return [self._extend(slot, steps, row) for row, slot in enumerate(ends)], tokens
+
+    def _read_failed(self, pieces: list[Piece], error: Exception) -> list[Chunk]:
+        """One piece that raised fails its job; of several, each is read again without company."""
+        if len(pieces) == 1:
+            return [self._fail(pieces[0].slot, f"{reason(error)} on the prompt", error)]
+        log.warning("reading %d prompts raised %r; reading them one at a time", len(pieces), error)
+        for piece in pieces:
+            sequence = self._slots[piece.slot]
+            sequence.alone = True
+            sequence.read = sequence.read if self._runner.keeps else 0
+        return []
+
+    # steps
 
     def _advance(self, mark: Mark) -> list[Chunk]:
-        """A few steps of every busy slot."""
-        last = max(slot for slot, sequence in enumerate(self._slots) if sequence is not None)
-        rows = [IDLE if sequence is None else sequence.row for sequence in self._slots[: last + 1]]
-        busy = [slot for slot in range(last + 1) if self._slots[slot] is not None]
-        count = self._steps(busy)
+        """A few steps of every slot whose prompt has been read."""
+        decoding = self._slots.decoding
+        rows: list[Row | None] = [None] * (decoding[-1] + 1)
+        for slot in decoding:
+            rows[slot] = self._slots[slot].row
         mark(self._numbers())
         start = time.perf_counter()
         try:
-            steps = self._runner.steps(rows, count, self._interrupted)
+            steps = self._runner.steps(rows, self._steps(decoding), self._interrupted)
         except Exception as error:  # noqa: BLE001
-            if len(busy) == 1:
-                return [self._fail(busy[0], reason(error), error)]
-            self._suspect(busy, error)
-            return []
-        self._step_seconds += 0.2 * ((time.perf_counter() - start) / steps.tokens.shape[1] - self._step_seconds)
-        return [self._extend(slot, steps, slot) for slot in busy]
+            return self._step_failed(error)
+        self._pace.learn_steps(time.perf_counter() - start, steps.tokens.shape[1])
+        return [self._extend(slot, steps, slot) for slot in decoding]
 
-    def _steps(self, busy: list[int]) -> int:
-        """So many that the tick stays short, and no more than the longest sequence still needs."""
-        longest = max(sequence.left for slot in busy if (sequence := self._slots[slot]) is not None)
-        return max(1, min(STEPS, longest, int(TICK_SECONDS / max(self._step_seconds, 1e-6))))
+    def _steps(self, decoding: list[int]) -> int:
+        """One when a grammar has to be asked after each; fewer while somebody waits for a first token."""
+        sequences = [self._slots[slot] for slot in decoding]
+        if any(sequence.constraint is not None for sequence in sequences):
+            return 1
+        return self._pace.steps(max(sequence.left for sequence in sequences), hurried=self._wants_to_read())
+
+    def _step_failed(self, error: Exception) -> list[Chunk]:
+        """A step raised: run each sequence again from its start and alone, so that only the culprit fails.
+
+        The same job gives the same tokens, so what was sent already is not sent again.
+        """
+        running, company = self._slots.soil_all()
+        if not company:
+            return [_failure(running[0], reason(error), error)]
+        log.warning("a step of %d sequences raised %r; rerunning them one at a time", len(running), error)
+        self._arrivals.suspect(running)
+        return []
 
     def _extend(self, slot: int, steps: Steps, row: int) -> Chunk:
         """Add a row's new tokens to the sequence in its slot, and free the slot when that ends it."""
         sequence = self._slots[slot]
-        assert sequence is not None
         if not steps.finite[row]:
             return self._fail(slot, NOT_FINITE)
-        new = steps.tokens[row].tolist()[: sequence.left]
-        finish: Any = None
-        for index, token in enumerate(new):
-            if len(sequence.tokens) + index >= len(sequence.job.forced) and token in sequence.job.stop_tokens:
-                new, finish = new[:index], "stop"
-                break
-        sequence.tokens += new
-        if finish is None and sequence.left == 0:
-            finish = "length"
-        if finish is not None:
-            self._slots[slot] = None
-        fresh = len(sequence.tokens) - sequence.sent  # fewer than new ones when a suspect runs again
-        logprobs = tuple(steps.logprobs[row][: len(new)]) if steps.logprobs else ()
-        return self._chunk(sequence, new, logprobs, fresh, finish)
-
-    def _chunk(
-        self, sequence: _Sequence, new: list[int], logprobs: tuple[Logprob, ...], fresh: int, finish: Any
-    ) -> Chunk:
-        fresh = max(0, min(fresh, len(new)))
-        sequence.sent = max(sequence.sent, len(sequence.tokens))
-        cut = len(new) - fresh
-        return Chunk(sequence.number, tuple(new[cut:]), logprobs[cut:], finish)
+        try:
+            chunk = sequence.extend(steps.tokens[row].tolist(), steps.logprobs[row] if steps.logprobs else [])
+        except GrammarRefused as refusal:
+            self._slots.release(slot)
+            return Chunk(sequence.number, (), refused=str(refusal))
+        except ValueError as error:
+            return self._fail(slot, reason(error), error)
+        if chunk.finish is not None:
+            self._slots.release(slot)
+        return chunk
 
     def _fail(self, slot: int, reason: str, error: Exception | None = None) -> Chunk:
         sequence = self._slots[slot]
-        assert sequence is not None
-        self._slots[slot] = None
-        self._soiled.add(slot)
-        log.warning("job %d failed alone: %s %r", sequence.number, reason, error)
-        return Chunk(sequence.number, (), error=reason)
+        self._slots.soil(slot)
+        return _failure(sequence, reason, error)
 
-    def _suspect(self, busy: list[int], error: Exception) -> None:
-        """A step of several rows raised: run each again from its start and alone, so that only the culprit fails.
 
-        The same job gives the same tokens, so what was sent already is not sent again.
-        """
-        log.warning("a step of %d rows raised %r; rerunning them one at a time", len(busy), error)
-        for slot in busy:
-            sequence = self._slots[slot]
-            assert sequence is not None
-            sequence.tokens.clear()
-            sequence.suspect = True
-            self._suspects.append(sequence)
-            self._slots[slot] = None
-            self._soiled.add(slot)
+def _failure(sequence: Progress, reason: str, error: Exception | None) -> Chunk:
+    log.warning("job %d failed alone: %s %r", sequence.number, reason, error)
+    return Chunk(sequence.number, (), error=reason)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from app.engine.jobs import LatentJob, Sampling, SequenceJob, WorkerConfig
+from app.engine.jobs import Grammar, LatentJob, Sampling, SequenceJob, WorkerConfig
 from app.engine.link import Frame, FrameReader, pack
 from app.engine.marks import Marks
 from app.worker import registry
@@ -55,12 +55,14 @@ class WorkerLoop:
         self._leader = threading.Lock()  # held by the thread that reads the socket
         self._state = threading.Lock()  # guards lanes, dispatcher and what is written to the socket; held for moments
         self._open = True
+        self._woken, self._waker = socket.socketpair()  # a byte in it: a lane has something to do that came by no frame
+        self._waker.setblocking(False)
         self._status = 0
         self._since: list[float] = []  # of each thread: when its tick began; 0.0 while it computes none
 
     def run(self) -> int:
         """Load what the first frame asks for, then serve until the other side closes; the exit status."""
-        with self._sock:
+        with self._sock, self._woken, self._waker:
             try:
                 return self._run()
             except (BrokenPipeError, ConnectionResetError):  # the other side is gone, and so is our purpose
@@ -80,6 +82,9 @@ class WorkerLoop:
             self._lose_device()
             return self._status
         self._lanes, self._dispatcher = loaded.lanes, Dispatcher(loaded.lanes)
+        for lane in loaded.lanes.values():
+            if isinstance(lane, ContinuousBatcher):
+                lane.wake = self._wake
         gc.collect()
         gc.freeze()  # a full collection with torch imported takes tens of milliseconds
         gc.set_threshold(*GC_THRESHOLD)
@@ -147,8 +152,24 @@ class WorkerLoop:
                     self._receive()
                 if (tick := self._begin()) is not None:
                     return tick
-                self._receive()
+                self._wait()
         return None
+
+    def _wait(self) -> None:
+        """Wait until the other side says something, which is taken in, or a lane wakes."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if self._woken.fileno() in ready:
+            self._woken.recv(CHUNK)
+        if self._sock.fileno() in ready:
+            self._receive()
+
+    def _wake(self) -> None:
+        """Have the thread that leads ask the lanes again; called from any thread."""
+        with contextlib.suppress(OSError):  # full: it is going to wake; closed: nobody is left to
+            self._waker.send(b"\0")
 
     def _begin(self) -> Tick | None:
         with self._state:
@@ -243,4 +264,5 @@ def _sequence_job(raw: Mapping[str, Any]) -> SequenceJob:
     """A job as it came over the link, where tuples have become lists and dataclasses maps."""
     sampling = {**raw["sampling"], "bias": tuple((token, value) for token, value in raw["sampling"]["bias"])}
     tuples = {name: tuple(raw[name]) for name in ("prompt", "stop_tokens")}
-    return SequenceJob(**{**raw, **tuples, "sampling": Sampling(**sampling)})
+    grammar = raw.get("grammar") and Grammar(**raw["grammar"])
+    return SequenceJob(**{**raw, **tuples, "sampling": Sampling(**sampling), "grammar": grammar})

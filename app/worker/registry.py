@@ -7,31 +7,39 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from app.dtypes import Dtypes, parse
 from app.engine.jobs import MAX_STYLES, ModelInfo, Runtime, WorkerConfig, encoder_of
 from app.text import Tokenizer
-from app.worker import packing
+from app.worker import precisions
 from app.worker.continuous import ContinuousBatcher
 from app.worker.device import is_lost
 from app.worker.dynamic import DynamicBatcher
 from app.worker.encoder import EncodingRunner
 from app.worker.faults import DeviceLost
+from app.worker.grammars import Grammars
 from app.worker.runner import LatentRunner, ModelFault
 from app.worker.sequences import SequenceRunner, state_bytes
-from models import LATENT_MODELS, checkpoint
-from models.checkpoint import Checkpoint, CheckpointError
+from app.worker.threads import compute_with
+from models import LATENT_MODELS, checkpoint, precision
+from models.calibration import SAMPLE
+from models.checkpoint import Checkpoint, CheckpointError, Kind, ModelConfig, TokenizerFile
+from models.precision import PACKED_ONLY, TORCH_DTYPES, Precision, PrecisionError
 from models.protocols import EncodingModel, LatentModel, SequenceModel, StyledModel
 
-BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
-LOADING_BYTES_A_PARAMETER = 12  # beyond that, of the model that is being verified, converted and packed
+LATENT_BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
+# Of a sequence model's weight; more than its bits, since a head that is the embedding is packed besides.
+BYTES_A_PARAMETER: dict[Precision, float] = {"fp32": 5, "bf16": 2.5, "int8": 1.5, "int4": 1.25}
+# Beyond that, of the model that is being verified, converted and packed; the file of a sequence model is mapped.
+LOADING_BYTES_A_PARAMETER: dict[Kind, int] = {"latent": 12, "sequence": 4}
 ORDER_FILE = "order.txt"  # beside the weights folders: names of models that come first, one a line
 MAX_ORDER = 1 << 16  # bytes of it
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -67,6 +75,7 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
     """
     device = resolve_device(config.device)
     threads = compute_threads(config, device)
+    compute_with(threads)  # packing
     try:
         if config.models_module:
             checkpoint.import_extra_models(config.models_module)
@@ -74,14 +83,17 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
         raise RegistryError(str(error)) from error
     folders = find_folders(Path(config.weights), config.models)
     broken = {} if not config.skip_broken else _broken(folders)
+    dtypes = _dtypes(config, [folder.name for folder in folders])
     folders = [folder for folder in folders if folder.name not in broken]
-    _check_memory(_weights_needed(folders), device, config.memory_limit)
+    _check_memory(_weights_needed(folders, dtypes, device), device, config.memory_limit)
     lanes: dict[str, Lane] = {}
     infos = [ModelInfo(name=name, error=error) for name, error in broken.items()]
     for folder in folders:
         try:
-            own, info = _load_lanes(folder, device, config, partial(interrupted, folder.name))
+            own, info = _load_lanes(folder, device, config, dtypes, partial(interrupted, folder.name))
             lanes |= own
+        except PrecisionError as error:
+            raise RegistryError(str(error)) from error
         except (CheckpointError, ModelFault) as error:
             if not config.skip_broken:
                 raise RegistryError(str(error)) from error
@@ -151,13 +163,6 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
-    """The precision that latent models are served in."""
-    if name == "auto":
-        name = "bf16" if device.type == "cpu" and packing.has_fast_bf16() else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-
-
 def describe(device: torch.device) -> Runtime:
     """What decides the bits of an output besides the model."""
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
@@ -198,9 +203,7 @@ def _broken(folders: list[Path]) -> dict[str, str]:
 
 def _check_memory(needs: list[tuple[str, int]], device: torch.device, limit: int) -> None:
     """Refuse, with a table, what would not fit; activations are not foreseen and stay small at these batch sizes."""
-    needed, free = sum(size for _, size in needs), available_bytes(device)
-    if limit:
-        free = min(limit, free)
+    needed, free = sum(size for _, size in needs), _free_bytes(device, limit)
     if needed > free:
         table = "\n".join(f"  {name:<32} {size / 2**20:10.1f} MiB" for name, size in needs)
         raise RegistryError(
@@ -209,15 +212,42 @@ def _check_memory(needs: list[tuple[str, int]], device: torch.device, limit: int
         )
 
 
-def _weights_needed(folders: list[Path]) -> list[tuple[str, int]]:
+def _free_bytes(device: torch.device, limit: int) -> int:
+    """What the device has left, or what the operator allows where that is less."""
+    free = available_bytes(device)
+    return min(limit, free) if limit else free
+
+
+def _dtypes(config: WorkerConfig, served: Collection[str]) -> Dtypes:
+    """The precisions that were asked for.
+
+    Raises:
+        RegistryError: they can't be read, or one is for a model that is not served.
+    """
+    try:
+        dtypes = parse(config.dtype)
+        precisions.check_names(dtypes, served)
+    except (ValueError, PrecisionError) as error:
+        raise RegistryError(str(error)) from error
+    return dtypes
+
+
+def _weights_needed(folders: list[Path], dtypes: Dtypes, device: torch.device) -> list[tuple[str, int]]:
     try:
         configs = {folder.name: checkpoint.read_config(folder) for folder in folders}
     except CheckpointError as error:
         raise RegistryError(str(error)) from error
-    parameters = {name: config.size // 2 for name, config in configs.items()}
-    copies = {name: 2 if _encodes(config.architecture) else 1 for name, config in configs.items()}
-    needed = [(name, count * copies[name] * BYTES_A_PARAMETER) for name, count in parameters.items()]
-    return [*needed, ("(while loading the largest)", max(parameters.values(), default=0) * LOADING_BYTES_A_PARAMETER)]
+    needed = [(name, _bytes_needed(name, model, dtypes, device)) for name, model in configs.items()]
+    loading = [config.size // 2 * LOADING_BYTES_A_PARAMETER[config.kind] for config in configs.values()]
+    return [*needed, ("(while loading the largest)", max(loading, default=0))]
+
+
+def _bytes_needed(name: str, config: ModelConfig, dtypes: Dtypes, device: torch.device) -> int:
+    """Bytes of the served weights, at most."""
+    parameters = config.size // 2  # stored in 16 bits
+    if config.kind == "latent":
+        return parameters * LATENT_BYTES_A_PARAMETER * (2 if _encodes(config.architecture) else 1)
+    return int(parameters * BYTES_A_PARAMETER[precisions.resolve(dtypes.of(name), device)])
 
 
 def _encodes(architecture: str) -> bool:
@@ -226,33 +256,34 @@ def _encodes(architecture: str) -> bool:
 
 
 def _load_lanes(
-    folder: Path, device: torch.device, config: WorkerConfig, interrupted: Callable[[], bool]
+    folder: Path, device: torch.device, config: WorkerConfig, dtypes: Dtypes, interrupted: Callable[[], bool]
 ) -> tuple[dict[str, Lane], ModelInfo]:
     """One model: verified, on the device, warmed up; its lanes by name, its encoder's among them.
 
     Raises:
         CheckpointError, ModelFault: the folder is broken, or its network does not do what its protocol promises.
+        PrecisionError: it can't be served in the precision that was asked for.
         DeviceLost: no other model can be loaded either.
     """
-    loaded = checkpoint.load(folder)
-    model = loaded.model.to(device)
+    loaded = checkpoint.load(folder, as_stored=checkpoint.read_config(folder).kind == "sequence")
     described = ModelInfo(
         name=loaded.name,
         kind=loaded.config.kind,
         architecture=loaded.config.architecture,
         digest=loaded.config.digest,
         parameters=loaded.parameters,
-        memory_bytes=checkpoint.tensor_bytes(loaded.model),
         created=int((folder / checkpoint.WEIGHTS_FILE).stat().st_mtime),
         labels=loaded.config.labels,
         card=loaded.config.card,
     )
     try:
         if loaded.config.kind == "latent":
-            return _latent_lanes(model, described, device, config)
-        lane, info = _sequence_lane(model, described, device, config, interrupted, folder, loaded)
+            chosen = precisions.for_pictures(dtypes, loaded.name, device)
+            return _latent_lanes(loaded.model.to(device), described, device, config, chosen)
+        chosen = precisions.for_text(dtypes, loaded.name, loaded.model, device)
+        lane, info = _sequence_lane(loaded, described, device, config, chosen, interrupted, folder)
         return {info.name: lane}, info
-    except RegistryError:
+    except (RegistryError, PrecisionError):
         raise
     except Exception as error:  # the network, the operator's own among them, may raise anything
         if is_lost(error, device):
@@ -261,17 +292,18 @@ def _load_lanes(
 
 
 def _latent_lanes(
-    model: nn.Module, info: ModelInfo, device: torch.device, config: WorkerConfig
+    model: nn.Module, info: ModelInfo, device: torch.device, config: WorkerConfig, chosen: Precision
 ) -> tuple[dict[str, Lane], ModelInfo]:
     _check_attributes(model, info)
     assert isinstance(model, LatentModel)
     threads = compute_threads(config, device)
-    runner = LatentRunner(model, device, config.max_batch, resolve_dtype(config.dtype, device), threads)
+    runner = LatentRunner(model, device, config.max_batch, TORCH_DTYPES[chosen], threads)
+    whole = checkpoint.tensor_bytes(model)
     measured = dataclasses.replace(
         info,
         threads=runner.threads,
         dtype=str(runner.dtype).removeprefix("torch."),
-        memory_bytes=info.memory_bytes * runner.dtype.itemsize // torch.float32.itemsize,
+        memory_bytes=whole * runner.dtype.itemsize // torch.float32.itemsize,
         latent_shape=tuple(model.latent_shape),
         styles=model.styles if isinstance(model, StyledModel) else 0,
         num_classes=model.num_classes,
@@ -286,7 +318,7 @@ def _latent_lanes(
     lanes[encoder_of(info.name)] = DynamicBatcher(encoder, alone=encoder.threads > 1)
     return lanes, dataclasses.replace(
         measured,
-        memory_bytes=measured.memory_bytes + info.memory_bytes,  # of a copy of its own
+        memory_bytes=measured.memory_bytes + whole,  # of a copy of its own
         encode_buckets=encoder.buckets,
         encode_seconds=encoder.seconds,
         encode_threads=encoder.threads,
@@ -306,37 +338,75 @@ def _check_attributes(model: nn.Module, info: ModelInfo) -> None:
 
 
 def _sequence_lane(
-    model: nn.Module,
+    loaded: Checkpoint,
     info: ModelInfo,
     device: torch.device,
     config: WorkerConfig,
+    chosen: Precision,
     interrupted: Callable[[], bool],
     folder: Path,
-    loaded: Checkpoint,
 ) -> tuple[Lane, ModelInfo]:
-    if not isinstance(model, SequenceModel):
-        raise ModelFault(f"{info.architecture} lacks vocab_size, max_length, init_state, prefill or step")
-    tokenizer = loaded.config.tokenizer
-    if tokenizer is None:
-        raise ModelFault("a sequence model needs a tokenizer.json")
-    path = folder / checkpoint.TOKENIZER_FILE
-    if (ids := Tokenizer(path).ids) > model.vocab_size:
-        raise ModelFault(f"{path.name} has token ids up to {ids - 1}; the network knows {model.vocab_size}")
-    slot = state_bytes(model.init_state(1))
-    _check_memory([(f"{info.name}, {config.max_slots} slots", slot * config.max_slots)], device, config.memory_limit)
+    tokenizer = _check_tokenizer(loaded, info, folder)
+    sample = Tokenizer(folder / checkpoint.TOKENIZER_FILE).encode(SAMPLE) if chosen in PACKED_ONLY else []
+    model = _in_precision(loaded.model, chosen, sample, device)
+    slots = _slots_that_fit(info.name, state_bytes(model.init_state(1)), device, config)
     # Threads of one product wait for each other at barriers: with none left for HTTP, all of them would wait for it.
     threads = max(1, compute_threads(config, device) - 1)
-    runner = SequenceRunner(model, device, config.max_slots, threads)
+    runner = SequenceRunner(model, device, slots, threads)
+    stops = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    template = loaded.config.chat_template
     measured = dataclasses.replace(
         info,
         threads=threads,
-        memory_bytes=info.memory_bytes + runner.state_bytes,
+        dtype=precision.NAMES[chosen],
+        memory_bytes=precision.packed_bytes(loaded.model) + runner.state_bytes,
         vocab_size=model.vocab_size,
         max_length=model.max_length,
         slots=runner.slots,
         buckets=runner.buckets,
         seconds=(runner.step_seconds,),
-        tokenizer=str(path),
-        stop_tokens=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
+        tokenizer=str(folder / checkpoint.TOKENIZER_FILE),
+        stop_tokens=tuple(dict.fromkeys((*stops, *tokenizer.stop_token_ids))),
+        start_tokens=tokenizer.start_token_ids,
+        chat_template="" if template is None else str(folder / checkpoint.TEMPLATE_FILE),
     )
-    return ContinuousBatcher(runner, interrupted), measured
+    grammars = Grammars(folder / checkpoint.TOKENIZER_FILE, model.vocab_size, measured.stop_tokens)
+    return ContinuousBatcher(runner, interrupted, grammars), measured
+
+
+def _slots_that_fit(name: str, size: int, device: torch.device, config: WorkerConfig) -> int:
+    """How many slots of so many bytes there is memory for, up to what was asked for; said where that is fewer.
+
+    Raises:
+        RegistryError: not even one fits.
+    """
+    _check_memory([(f"{name}, one slot", size)], device, config.memory_limit)
+    fit = _free_bytes(device, config.memory_limit) // max(1, size)
+    if fit < config.max_slots:
+        log.warning("%s: %d slots of %.0f MiB fit, not %d", name, fit, size / 2**20, config.max_slots)
+    return min(fit, config.max_slots)
+
+
+def _check_tokenizer(loaded: Checkpoint, info: ModelInfo, folder: Path) -> TokenizerFile:
+    """The tokenizer of a sequence model; what is no sequence model, or can't take its tokens, is refused."""
+    model, tokenizer = loaded.model, loaded.config.tokenizer
+    if not isinstance(model, SequenceModel):
+        raise ModelFault(f"{info.architecture} lacks vocab_size, max_length, init_state, prefill or step")
+    if tokenizer is None:
+        raise ModelFault("a sequence model needs a tokenizer.json")
+    if (ids := Tokenizer(folder / checkpoint.TOKENIZER_FILE).ids) > model.vocab_size:
+        raise ModelFault(
+            f"{checkpoint.TOKENIZER_FILE} has token ids up to {ids - 1}; the network knows {model.vocab_size}"
+        )
+    return tokenizer
+
+
+def _in_precision(
+    network: nn.Module, chosen: Precision, sample: Sequence[int], device: torch.device
+) -> SequenceModel[Any]:
+    """The network as it is served: packed for a CPU, where it is a language model of the known shape."""
+    if device.type == "cpu" and precision.is_packable(network):
+        precision.pack(network, chosen, sample)
+    network.to(device, TORCH_DTYPES[chosen])
+    assert isinstance(network, SequenceModel)
+    return network

@@ -1,72 +1,31 @@
-"""Runs one sequence model on the device: slots, prefill, and several sampled steps for one copy back.
+"""Runs one sequence model on the device: slots, pieces of prompts, and several sampled steps for one copy back.
 
 Knows tensors, the model's state and which row counts and spans are exact; holds no policy: who gets a slot and when it
 ends is the batcher's business.
 """
 
+import bisect
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from app.engine.jobs import Logprob, Sampling
-from app.worker import sampling
+from app.engine.jobs import Sampling
 from app.worker.device import tell_apart
-from app.worker.runner import ModelFault, powers_of_two
+from app.worker.drawing import NOTHING, Drawing, Steps
+from app.worker.exactness import find_exact, prefill
+from app.worker.pieces import CHUNK, Piece, Tokens, piece_end
+from app.worker.row import Row
+from app.worker.runner import ModelFault
+from app.worker.tally import Tally
 from app.worker.threads import compute_with
-from models.protocols import SequenceModel
+from models.protocols import PrefixModel, SequenceModel
 
-PREFILL_GRID = 32  # prompts are padded to multiples of this; a prompt's own length alone decides, never its batch-mates
-SPAN_GRID = 64  # the shortest prefix that attention is asked to read
-PROBE_ROWS = 4
-PROBE_STEPS = 3
-PROBE_PROMPT = 8
-
-Integers = NDArray[np.int64]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What a few steps of rows 0..R-1 gave, after one copy.
-
-    Attributes:
-        tokens: [R, k].
-        finite: [R], whether every distribution of the row was finite.
-        logprobs: [R][k] when any row asked for them, else empty.
-    """
-
-    tokens: Integers
-    finite: NDArray[np.bool_]
-    logprobs: list[list[Logprob]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One live row at the start of a tick.
-
-    Attributes:
-        token: the last token, not yet read by the network.
-        position: where it goes.
-        seed: of the row's noise.
-        sampling: how to draw.
-        forced: tokens that the next steps must give, instead of drawn ones.
-    """
-
-    token: int
-    position: int
-    seed: int
-    sampling: Sampling
-    forced: tuple[int, ...] = ()
-
-
-IDLE = Row(0, 0, 0, Sampling(temperature=0.0))
 
 
 class SequenceRunner:
@@ -74,14 +33,17 @@ class SequenceRunner:
 
     Attributes:
         slots: how many sequences run at once.
+        keeps: whether slots keep what they read by position, so that prompts can be left half read and taken over.
         buckets: row counts that give every row the same bits as all slots at once, ascending.
         spans: prefix lengths likewise, ascending; the last is the model's max_length.
+        packs_from: tokens of the shortest piece that may be read in one call with others.
         step_seconds: of one step at the largest bucket, measured at warm-up.
+        token_seconds: of one token of a whole piece, likewise.
         state_bytes: memory behind all slots.
     """
 
     def __init__(self, model: SequenceModel[Any], device: torch.device, slots: int, threads: int = 1) -> None:
-        """Allocate the state of all slots, find the exact row counts and spans, and warm them up.
+        """Find out what is exact, allocate the state of all slots, and measure.
 
         `threads` compute one step together, on a CPU.
 
@@ -90,57 +52,85 @@ class SequenceRunner:
         """
         self._model, self._device, self._threads = model, device, threads
         compute_with(threads)
-        self.slots = slots
         self.vocab_size, self.max_length = model.vocab_size, model.max_length
-        self.buckets: tuple[int, ...] = (slots,)
-        self.spans: tuple[int, ...] = (model.max_length,)
+        self.keeps = isinstance(model, PrefixModel)
         try:
             with torch.inference_mode():
+                exact = find_exact(model, device, slots)
+                self.slots, self.buckets, self.spans = exact.slots, exact.buckets, exact.spans
+                self.packs_from = exact.packs_from
                 self._allocate()
-                self._find_exact()
-                self.step_seconds = self._measure()
+                self.token_seconds, self.step_seconds = self._measure_piece(), self._measure_step()
                 self._allocate()
         except (RuntimeError, IndexError, ValueError, TypeError, MemoryError) as error:
             raise ModelFault(f"the warm-up of the sequence model failed: {error}") from error
 
     def _allocate(self) -> None:
+        self._state: object = None  # two of them may be more than there is memory for
         self._state = self._model.init_state(self.slots)
         self.state_bytes = state_bytes(self._state)
-        shape = (self.slots, self.vocab_size)
-        self._prompt = torch.zeros(shape, dtype=torch.bool, device=self._device)
-        self._generated = torch.zeros(shape, dtype=torch.int32, device=self._device)
-        self._bias = torch.zeros(shape, device=self._device)
-        self._biased: set[int] = set()
+        self._tally = Tally(self.slots, self.vocab_size, self._device)
+        self._last: Tensor | None = None  # [slots, V], logits after the last piece that each slot has read
+        self._kept = np.zeros(self.slots, np.int64)  # positions of each slot that must not be lost
+        self._written = np.zeros(self.slots, np.int64)  # positions that may hold anything but zeros
 
     def bucket_for(self, rows: int) -> int:
         """The smallest exact row count that holds so many rows."""
-        return next(size for size in self.buckets if size >= rows)
+        return self.buckets[bisect.bisect_left(self.buckets, rows)]
 
-    def prefill(self, slot: int, prompt: Sequence[int], row: Row) -> Steps:
-        """Read `prompt` into a slot and give the token after it; `row` stands at the prompt's last token.
+    def span_for(self, reach: int) -> int:
+        """The shortest exact prefix that holds so many positions."""
+        return self.spans[bisect.bisect_left(self.spans, min(reach, self.max_length))]
+
+    def read(self, pieces: Sequence[Piece]) -> Steps:
+        """Read pieces of several prompts in one call, and give the first token after each prompt that is at its end.
+
+        A piece without tokens is one whose slot has taken over all of its prompt.
+
+        Returns:
+            One row and step for each piece that has a `row`, in their order.
 
         Raises:
             MemoryError: there was not enough.
             DeviceLost: no call to the device will succeed any more.
             Exception: whatever the network raises.
         """
-        return self._on_device(lambda: self._begin(slot, prompt, row))
+        return self._on_device(lambda: self._read(pieces))
 
-    def steps(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps:
-        """Advance rows 0..R-1 by `count` steps, or by fewer when interrupted; rows without a sequence are `IDLE`.
+    def steps(self, live: Sequence[Row | None], count: int, interrupted: Callable[[], bool]) -> Steps:
+        """Advance rows 0..R-1 by `count` steps, or by fewer when interrupted; None is a row with nothing to advance.
 
         Raises:
-            MemoryError, DeviceLost, Exception: as in `prefill`.
+            MemoryError, DeviceLost, Exception: as in `read`.
         """
         return self._on_device(lambda: self._advance(live, count, interrupted))
+
+    def take_over(self, source: int, target: int, length: int) -> None:
+        """Make the first positions of one slot those of another, and the logits after its last piece too.
+
+        A slot may take over from itself: then it keeps no more than these.
+
+        Raises:
+            MemoryError, DeviceLost, Exception: as in `read`.
+        """
+        if source != target:
+            self._on_device(lambda: self._copy(source, target, length))
+        self._kept[target] = length
+        self._written[target] = max(self._written[target], length)
+
+    def forget(self, slot: int) -> None:
+        """Keep nothing of what a slot holds."""
+        self._kept[slot] = 0
 
     def scrub(self, slot: int) -> None:
         """Overwrite all that the network remembers in a slot.
 
         Raises:
-            MemoryError, DeviceLost, Exception: as in `prefill`.
+            MemoryError, DeviceLost, Exception: as in `read`.
         """
-        self._on_device(lambda: self._prefill(slot, [0] * self.max_length))
+        zeros = np.zeros(max(1, self._written[slot]), np.int64)
+        self._on_device(lambda: self._read_all(slot, zeros))
+        self.forget(slot)
 
     @torch.inference_mode()
     def _on_device(self, compute: Callable[[], T]) -> T:
@@ -151,186 +141,84 @@ class SequenceRunner:
             tell_apart(error, self._device)
             raise
 
-    def _begin(self, slot: int, prompt: Sequence[int], row: Row) -> Steps:
-        self._prepare_slot(slot, [*prompt, *row.forced], row.sampling)
-        drawing = self._drawing([row], slot, 1)
-        drawing.take(self._prefill(slot, prompt))
+    def _read(self, pieces: Sequence[Piece]) -> Steps:
+        self._prefill([piece for piece in pieces if piece.length])
+        ends = [(piece, piece.row) for piece in pieces if piece.row is not None]
+        for piece, row in ends:
+            self._tally.prepare(piece.slot, [*piece.prompt.tolist(), *row.forced], row.sampling)
+        if not ends:
+            return NOTHING
+        assert self._last is not None
+        slots = [piece.slot for piece, _ in ends]
+        drawing = Drawing([row for _, row in ends], slots, 1, self._tally, self._device)
+        drawing.take(self._last[slots])
         return drawing.finish()
 
-    def _advance(self, live: Sequence[Row], count: int, interrupted: Callable[[], bool]) -> Steps:
-        size = self.bucket_for(len(live))
-        rows = [*live, *[IDLE] * (size - len(live))]
-        reach = min(max(row.position for row in rows) + count, self.max_length)
-        span = next(span for span in self.spans if span >= reach)
-        tokens = torch.tensor([row.token for row in rows], device=self._device)
-        positions = torch.tensor([row.position for row in rows], device=self._device)
-        drawing = self._drawing(rows, 0, count)
+    def _prefill(self, pieces: list[Piece]) -> None:
+        if not pieces:
+            return
+        logits = prefill(self._model, self._device, pieces, self._state)
+        if self._last is None:
+            self._last = logits.new_zeros(self.slots, self.vocab_size)
+        slots, ends = [piece.slot for piece in pieces], [piece.end for piece in pieces]
+        self._last[slots] = logits
+        self._kept[slots] = ends
+        self._written[slots] = np.maximum(self._written[slots], ends)
+
+    def _read_all(self, slot: int, prompt: Tokens) -> None:
+        end = 0
+        while end < len(prompt):
+            start, end = end, piece_end(end, len(prompt))
+            self._prefill([Piece(slot, prompt, start, end, None)])
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        assert isinstance(self._model, PrefixModel)
+        self._model.copy_slot(source, target, length, self._state)
+        if self._last is not None:
+            self._last[target] = self._last[source]
+
+    def _advance(self, live: Sequence[Row | None], count: int, interrupted: Callable[[], bool]) -> Steps:
+        rows = [*live, *[None] * (self.bucket_for(len(live)) - len(live))]
+        starts = self._starts(rows)
+        tokens, positions = (torch.from_numpy(array).to(self._device) for array in starts)
+        span = self.span_for(max(row.position for row in rows if row is not None) + count)
+        drawing = Drawing(rows, range(len(rows)), count, self._tally, self._device)
         for index in range(count):
             tokens = drawing.take(self._model.step(tokens, positions, span, self._state))
             positions = (positions + 1).clamp(max=self.max_length - 1)  # a row may be over before its batch-mates
             if index + 1 < count and interrupted():
                 break
+        reached = np.minimum(starts[1] + count, self.max_length)
+        self._written[: len(rows)] = np.maximum(self._written[: len(rows)], reached)
         return drawing.finish()
 
-    def _prefill(self, slot: int, prompt: Sequence[int]) -> Tensor:
-        length = len(prompt)
-        tokens = torch.zeros(1, min(-(-length // PREFILL_GRID) * PREFILL_GRID, self.max_length), dtype=torch.int64)
-        tokens[0, :length] = torch.tensor(prompt)
-        place, lengths = torch.tensor([slot], device=self._device), torch.tensor([length], device=self._device)
-        return self._model.prefill(tokens.to(self._device), lengths, place, self._state)
+    def _starts(self, rows: Sequence[Row | None]) -> tuple[Tokens, Tokens]:
+        """The tokens of all rows and where they go.
 
-    def _prepare_slot(self, slot: int, prompt: Sequence[int], chosen: Sampling) -> None:
-        """Set up what penalties and bias will read; slots without them leave it as it lies, unread."""
-        if chosen.penalised:
-            self._prompt[slot] = False
-            self._prompt[slot, torch.tensor(prompt, device=self._device)] = True
-            self._generated[slot] = 0
-        if slot in self._biased:
-            self._bias[slot] = 0.0
-            self._biased.discard(slot)
-        if chosen.bias:
-            ids, values = zip(*chosen.bias, strict=True)
-            self._bias[slot, torch.tensor(ids, device=self._device)] = torch.tensor(values, device=self._device)
-            self._biased.add(slot)
+        A row that is idle writes behind what its slot keeps, whoever may yet read on there or take it over: whatever
+        comes there is overwritten before it is looked at.
+        """
+        tokens, positions = np.zeros(len(rows), np.int64), np.minimum(self._kept[: len(rows)], self.max_length - 1)
+        for place, row in enumerate(rows):
+            if row is not None:
+                tokens[place], positions[place] = row.token, row.position
+        return tokens, positions
 
-    def _drawing(self, rows: Sequence[Row], first: int, count: int) -> "_Drawing":
-        """Gather what a tick of rows `first`, `first + 1`, ... draws with, so that its steps copy nothing."""
-        places = slice(first, first + len(rows))
-        seeds = np.array([[row.seed] for row in rows], np.uint64)
-        starts = np.array([[row.position + 1] for row in rows], np.uint64)
-        indices = np.add(starts, np.arange(count, dtype=np.uint64), dtype=np.uint64)
-        forced = np.full((len(rows), count), -1, np.int64)
-        for index, row in enumerate(rows):
-            forced[index, : len(row.forced[:count])] = row.forced[:count]
-        wanted = [row.sampling.logprobs for row in rows if row.sampling.logprobs is not None]
-        biased = any(first <= slot < first + len(rows) for slot in self._biased)
-        return _Drawing(
-            wanted=[row.sampling.logprobs for row in rows],
-            rows=sampling.as_rows([row.sampling for row in rows], self.vocab_size, self._device),
-            noise=torch.from_numpy(sampling.uniforms(seeds, indices)).to(self._device),
-            forced=torch.from_numpy(forced).to(self._device),
-            bias=self._bias[places] if biased else None,
-            prompt=self._prompt[places],
-            generated=self._generated[places],
-            top=max(wanted) if wanted else None,
-        )
+    def _measure_piece(self) -> float:
+        """Seconds a token of a whole piece: the better of two."""
+        prompt = np.zeros(min(CHUNK, self.max_length), np.int64)
+        return min(_seconds(lambda: self._read_all(0, prompt)) for _ in range(2)) / len(prompt)
 
-    def _find_exact(self) -> None:
-        """Keep the row counts and spans that agree bit by bit with all slots at the longest span."""
-        longest = self.max_length
-        rng = np.random.default_rng(0)
-        self._prompts = rng.integers(self.vocab_size, size=(PROBE_ROWS, PROBE_PROMPT + PROBE_STEPS))
-        reference = self._probe(self.slots, longest, first=0)
-        elsewhere = self._probe(self.slots, longest, first=max(0, self.slots - PROBE_ROWS), backwards=True)
-        if not _same(elsewhere, reference):
-            self.slots, self.buckets = 1, (1,)  # rows depend on their place: one sequence at a time
-            self._allocate()
-            return
-        for size in reversed(powers_of_two(self.slots)[:-1]):
-            if not _same(self._probe(size, longest, first=max(0, size - PROBE_ROWS)), reference):
-                break
-            self.buckets = (size, *self.buckets)
-        for span in reversed(list(_spans(longest))):
-            if not all(_same(self._probe(size, span, first=0), reference) for size in {self.buckets[0], self.slots}):
-                break
-            self.spans = (span, *self.spans)
-
-    def _probe(self, size: int, span: int, *, first: int, backwards: bool = False) -> Tensor:
-        """Logits [rows, steps, V] of a few steps on known tokens in a few rows from `first` on; the others are idle."""
-        places = range(first, min(first + PROBE_ROWS, size))[:: -1 if backwards else 1]
-        for place, prompt in zip(places, self._prompts, strict=False):
-            self._prefill(place, prompt[:PROBE_PROMPT].tolist())
-        out = []
-        for index in range(PROBE_PROMPT, PROBE_PROMPT + PROBE_STEPS):
-            tokens, positions = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
-            tokens[places] = torch.from_numpy(self._prompts[: len(places), index])
-            positions[places] = index
-            logits = self._model.step(tokens.to(self._device), positions.to(self._device), span, self._state)
-            if logits.shape != (size, self.vocab_size):
-                raise ModelFault(
-                    f"step gives {list(logits.shape)} for {size} rows; [{size}, {self.vocab_size}] expected"
-                )
-            out.append(logits[places].clone())
-        return torch.stack(out, dim=1)
-
-    def _measure(self) -> float:
+    def _measure_step(self) -> float:
         """Seconds of one step of all slots: the better of two."""
-        took = []
-        for _ in range(2):
-            start = time.perf_counter()
-            self.steps([dataclasses.replace(IDLE, position=PROBE_PROMPT)] * self.slots, 1, lambda: False)
-            took.append(time.perf_counter() - start)
-        return min(took)
+        row = Row(0, 0, 0, Sampling(temperature=0.0))
+        return min(_seconds(lambda: self._advance([row] * self.slots, 1, lambda: False)) for _ in range(2))
 
 
-@dataclass
-class _Drawing:
-    """The sampling of one tick: parameters and noise of its rows, and what has been drawn so far."""
-
-    wanted: list[int | None]
-    rows: sampling.Rows
-    noise: Tensor
-    forced: Tensor
-    bias: Tensor | None
-    prompt: Tensor
-    generated: Tensor
-    top: int | None
-
-    def __post_init__(self) -> None:
-        self._tokens: list[Tensor] = []
-        self._finite: list[Tensor] = []
-        self._logprobs: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def take(self, logits: Tensor) -> Tensor:
-        """Draw the next token of every row from logits [R, V]; never waits for the device."""
-        index = len(self._tokens)
-        adjusted = logits.float()
-        if self.bias is not None:
-            adjusted = adjusted + self.bias
-        if self.rows.penalised:
-            adjusted = sampling.penalise(adjusted, self.rows, self.prompt, self.generated)
-        drawn, finite = sampling.sample(adjusted, self.rows, self.noise[:, index])
-        forced = self.forced[:, index]
-        tokens = torch.where(forced >= 0, forced, drawn)
-        if self.top is not None:
-            self._logprobs.append(sampling.log_probabilities(logits, tokens, self.top))
-        if self.rows.penalised:
-            places = torch.arange(len(tokens), device=tokens.device)
-            self.generated[places, tokens] += (forced < 0).int()
-        self._tokens.append(tokens)
-        self._finite.append(finite)
-        return tokens
-
-    def finish(self) -> Steps:
-        """Copy what was drawn to the host."""
-        tokens = torch.stack(self._tokens, dim=1).cpu().numpy()
-        finite = torch.stack(self._finite, dim=1).all(dim=1).cpu().numpy()
-        return Steps(tokens, finite, self._as_logprobs() if self.top is not None else [])
-
-    def _as_logprobs(self) -> list[list[Logprob]]:
-        chosen, best, which = (torch.stack(parts, dim=1).tolist() for parts in zip(*self._logprobs, strict=True))
-        return [
-            [
-                Logprob(chosen[row][k], tuple(zip(which[row][k][:top], best[row][k][:top], strict=True)))
-                for k in range(len(chosen[row]))
-            ]
-            if top is not None
-            else []
-            for row, top in enumerate(self.wanted)
-        ]
-
-
-def _same(logits: Tensor, reference: Tensor) -> bool:
-    """Whether the rows that were probed have the bits of the reference."""
-    return torch.equal(logits, reference[: len(logits)])
-
-
-def _spans(max_length: int) -> Iterator[int]:
-    """64, 128, 256, ... below the model's max_length."""
-    span = SPAN_GRID
-    while span < max_length:
-        yield span
-        span *= 2
+def _seconds(compute: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    compute()
+    return time.perf_counter() - start
 
 
 def state_bytes(state: object) -> int:

@@ -29,7 +29,12 @@ def test_flags_win_over_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "line"), [({"port": "x"}, "setting port: "), ({"device": "gpu"}, "setting device: ")]
+    ("flags", "line"),
+    [
+        ({"port": "x"}, "setting port: "),
+        ({"device": "gpu"}, "setting device: "),
+        ({"dtype": "auto,a=q4"}, "setting dtype: Value error, 'a=q4' is neither a precision"),
+    ],
 )
 def test_wrong_settings_end_with_status_2_and_a_line(flags, line, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from app.chat import Conversation, Turn
 from app.completion import DEFAULT_MAX_TOKENS, Ask, Completer
-from app.engine.jobs import Chunk, Logprob, ModelInfo, Sampling
+from app.engine.jobs import Chunk, Grammar, Logprob, ModelInfo, Sampling
 from app.engine.stream import TokenStream
 from app.errors import GenserveError, InvalidField
 from app.latents import MAX_SEED
@@ -31,9 +32,9 @@ class PlayedEngine:
         self.made = TokenStream(len(jobs), self.given_up.append, self.leave)
         return self.made
 
-    def put(self, index, tokens, finish=None, logprobs=(), error=None):
+    def put(self, index, tokens, finish=None, logprobs=(), error=None, refused=None):
         ids = tuple(tokens.encode()) if isinstance(tokens, str) else tuple(tokens)
-        self.made.put(index, Chunk(index, ids, tuple(logprobs), finish, error))
+        self.made.put(index, Chunk(index, ids, tuple(logprobs), finish, error, refused))
 
 
 @pytest.fixture
@@ -44,6 +45,10 @@ def engine(tmp_path):
         "m", "sequence", vocab_size=fakes.VOCAB, max_length=64, tokenizer=str(path), stop_tokens=(fakes.EOS,)
     )
     return PlayedEngine(info)
+
+
+def talk(*said):
+    return Conversation(tuple(Turn("user", content) for content in said))
 
 
 def begin(engine, prompts=("abc",), n=1, max_tokens=10, seed=7, **fields):
@@ -83,6 +88,34 @@ async def test_ids_are_taken_as_they_are(engine):
     assert engine.jobs[0].prompt == (fakes.EOS, 1, 2)
 
 
+async def test_a_text_begins_with_what_the_model_s_texts_begin_with(engine):
+    engine.info = dataclasses.replace(engine.info, start_tokens=(fakes.EOS, 7))
+    await begin(engine, ["a", "", [1]])
+    assert [job.prompt for job in engine.jobs] == [(fakes.EOS, 7, 97), (fakes.EOS, 7), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [
+        ({}, (fakes.EOS, 7)),
+        ({"stop_tokens": (9, 7)}, (fakes.EOS, 7, 9)),
+        ({"ignore_eos": True}, ()),
+        ({"ignore_eos": True, "stop_tokens": (9,)}, (9,)),
+    ],
+)
+async def test_what_ends_a_text(engine, fields, ends):
+    engine.info = dataclasses.replace(engine.info, stop_tokens=(fakes.EOS, 7))
+    await begin(engine, **fields)
+    assert engine.jobs[0].stop_tokens == ends
+
+
+async def test_the_worker_learns_of_the_grammar_and_the_least_length(engine):
+    await begin(engine, min_tokens=10, grammar=None)
+    assert (engine.jobs[0].min_tokens, engine.jobs[0].grammar) == (10, None)
+    await begin(engine, grammar=Grammar("regex", "a+"), n=2)
+    assert [job.grammar for job in engine.jobs] == [Grammar("regex", "a+")] * 2
+
+
 async def test_max_tokens_is_what_fits_when_it_is_not_said(engine):
     await begin(engine, [[1] * 60], max_tokens=None)
     assert engine.jobs[0].max_tokens == 4
@@ -109,6 +142,12 @@ async def test_a_slot_may_be_filled(engine, length):
         ({"n": MAX_CHOICES, "prompts": ["a", "b"]}, "n", "2 prompts x 64"),
         ({"seed": MAX_SEED, "n": 2}, "seed", "must not exceed"),
         ({"sampling": Sampling(bias=((fakes.VOCAB, 1.0),))}, "logit_bias", "below 260"),
+        ({"stop_tokens": (fakes.VOCAB,)}, "stop_token_ids", "below 260"),
+        ({"min_tokens": 11}, "min_tokens", "11 are more than max_tokens, 10"),
+        ({"min_tokens": 1, "grammar": Grammar("json_object")}, "min_tokens", "not together with response_format"),
+        ({"ignore_eos": True, "grammar": Grammar("regex", "a")}, "ignore_eos", "not together with regex"),
+        ({"prompts": [talk("hi")]}, "model", "m has no chat template"),
+        ({"max_tokens": 62, "limit_field": "max_completion_tokens"}, "max_completion_tokens", "62 after a prompt of 3"),
     ],
 )
 async def test_what_does_not_fit_is_refused_by_name(engine, wrong, field, why):
@@ -175,6 +214,33 @@ async def test_a_stop_string_in_the_last_chunk(engine):
     assert engine.given_up == []
 
 
+async def test_no_stop_string_counts_before_the_least_length(engine):
+    completion = await begin(engine, stops=("b",), min_tokens=3)
+    engine.put(0, "abb")
+    engine.put(0, "cbd", "length")
+    (piece,) = await completion.whole()
+    assert (piece.text, piece.finish) == ("abbc", "stop")
+    assert completion.completion_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("grammar", "field"),
+    [
+        (Grammar("regex", "("), "regex"),
+        (Grammar("json_schema", "{}"), "response_format"),
+        (Grammar("json_object"), "response_format"),
+    ],
+)
+async def test_a_grammar_that_the_worker_refuses(engine, grammar, field):
+    """Before anything else is said, so that it can be an answer of its own."""
+    completion = await begin(engine, n=2, grammar=grammar, echo=True)
+    engine.put(0, "", refused="grammar, no")
+    with pytest.raises(InvalidField, match=f"^{field}: grammar, no$") as caught:
+        await anext(completion.pieces())
+    assert caught.value.field == field
+    assert sorted(engine.given_up) == [0, 1]
+
+
 async def test_leaving_early_gives_up_the_rest(engine):
     completion = await begin(engine, n=3)
     engine.put(1, "a", "length")
@@ -200,7 +266,7 @@ async def test_an_error_ends_it(engine):
 async def test_the_prompt_comes_first_when_it_is_asked_for(engine):
     completion = await begin(engine, ["the thé "], echo=True)
     engine.put(0, "x", "length")
-    assert [p.text async for p in completion.pieces()] == ["the thé ", "x"]
+    assert [p.text async for p in completion.pieces()] == ["the thé x"]
     assert not engine.jobs[0].score_prompt
 
 
@@ -222,7 +288,9 @@ async def test_scores_of_an_echoed_prompt(engine):
     assert piece.text == 'the €!"'
     assert [s.token for s in piece.scored][:2] == ["the", " "]
     assert [s.logprob for s in piece.scored] == [None, -0.0, -0.5, -1.0, -1.5, -2.0, -2.5]
-    assert [s.top for s in piece.scored][:2] == [None, {"A": -0.1}]
+    assert piece.scored[0].top is None
+    assert [(t.token, t.raw, t.logprob) for t in piece.scored[1].top] == [("A", b"A", -0.1)]
+    assert b"".join(s.raw for s in piece.scored) == piece.text.encode()
     assert [s.offset for s in piece.scored] == [0, 3, 4, 4, 4, 5, 6], "into the text that is answered"
     assert completion.choices[0].tokens == 2
 
@@ -231,7 +299,7 @@ async def test_offsets_begin_after_a_prompt_that_is_not_echoed(engine):
     completion = await begin(engine, ["thé"], sampling=Sampling(logprobs=0))
     engine.put(0, "ab", "length", [Logprob(-1.0), Logprob(-2.0)])
     (piece,) = await completion.whole()
-    assert [(s.token, s.offset, s.top) for s in piece.scored] == [("a", 3, {}), ("b", 4, {})]
+    assert [(s.token, s.offset, s.top) for s in piece.scored] == [("a", 3, ()), ("b", 4, ())]
 
 
 async def test_the_end_of_text_has_a_name_and_no_length(engine):
@@ -240,3 +308,68 @@ async def test_the_end_of_text_has_a_name_and_no_length(engine):
     (piece,) = await completion.whole()
     assert piece.text == "a"
     assert [(s.token, s.offset) for s in piece.scored] == [(fakes.END_OF_TEXT, 0), ("a", 0)]
+
+
+async def test_what_json_has_no_words_for(engine):
+    completion = await begin(engine, sampling=Sampling(logprobs=1))
+    engine.put(0, "a", "length", [Logprob(float("-inf"), ((98, float("-inf")),))])
+    (piece,) = await completion.whole()
+    assert (piece.scored[0].logprob, piece.scored[0].top[0].logprob) == (-9999.0, -9999.0)
+
+
+# chat
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}{{ eos_token }}"
+
+
+def chatting(engine, tmp_path, template=TEMPLATE):
+    path = tmp_path / "chat_template.jinja"
+    path.write_text(template)
+    engine.info = dataclasses.replace(engine.info, chat_template=str(path), start_tokens=(3,))
+    completer = Completer(engine)
+    return completer, lambda *said, **fields: completer.begin(Ask(None, [talk(*said)], 1, 5, 0, Sampling(), **fields))
+
+
+async def test_messages_become_the_prompt(engine, tmp_path):
+    completer, chat = chatting(engine, tmp_path)
+    assert completer.chats(engine.info)
+    await chat("the", "a<|endoftext|>")
+    plain = tuple(b"<|endoftext|>")
+    assert engine.jobs[0].prompt == (fakes.THE, fakes.EOS, 97, *plain, fakes.EOS, fakes.EOS), "and no start tokens"
+
+
+async def test_a_template_is_read_once(engine, tmp_path):
+    _, chat = chatting(engine, tmp_path)
+    await chat("a")
+    (tmp_path / "chat_template.jinja").unlink()
+    await chat("b")
+    assert engine.jobs[0].prompt == (98, fakes.EOS, fakes.EOS)
+
+
+@pytest.mark.parametrize("template", ["{% if %}", None])
+async def test_a_template_that_is_none_is_said_once_and_for_all(engine, tmp_path, template, caplog):
+    completer, chat = chatting(engine, tmp_path, template or "")
+    if template is None:
+        (tmp_path / "chat_template.jinja").unlink()
+    assert not completer.chats(engine.info)
+    with pytest.raises(InvalidField, match="m has no chat template") as caught:
+        await chat("a")
+    assert caught.value.field == "model"
+    assert [record.message[:15] for record in caplog.records] == ["m does not chat"]
+
+
+@pytest.mark.parametrize(
+    ("said", "template", "why"),
+    [
+        ("x" * 100_000, TEMPLATE, "100000 characters are too many for m"),
+        ("x" * 70, TEMPLATE, "72 tokens leave no room"),
+        ("x", "{{ raise_exception('not today') }}", "not today"),
+        ("x", "{% for i in range(100000) %}x{% endfor %}", "the text becomes too long"),
+    ],
+)
+async def test_messages_that_do_not_fit(engine, tmp_path, said, template, why):
+    _, chat = chatting(engine, tmp_path, template)
+    with pytest.raises(InvalidField, match=why) as caught:
+        await chat(said)
+    assert caught.value.field == "messages"
+    assert engine.jobs is None

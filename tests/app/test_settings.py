@@ -37,6 +37,8 @@ def test_environment_and_arguments(monkeypatch):
         ("device", "gpu"),
         ("device", "cpu,"),
         ("device", "cuda:x"),
+        ("dtype", "fp16"),
+        ("dtype", "auto,smollm2=q4"),
         ("threads", "-1"),
         ("max_batch", "0"),
         ("max_queue", "63"),

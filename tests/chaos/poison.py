@@ -110,14 +110,10 @@ def wide(latents: NDArray[np.float32], *, side: int = 256) -> NDArray[np.uint8]:
 class Cycle(fake_sequences.Digest):
     """Says the letter after the last one, and "!" after "~"; never ends of its own accord."""
 
-    def prefill(self, tokens: Tensor, lengths: Tensor, slots: Tensor, state: fake_sequences.Memory, /) -> Tensor:
-        if ord("Q") in fake_sequences._kinds(tokens):
-            os._exit(9)
-        return super().prefill(tokens, lengths, slots, state)
-
     def step(self, tokens: Tensor, positions: Tensor, span: int, state: fake_sequences.Memory, /) -> Tensor:
+        going_on = positions == state.ends[: len(tokens)]
         logits = super().step(tokens, positions, span, state)
-        late = state.tokens[: len(tokens)][positions >= fake_sequences.FUSE]
+        late = state.tokens[: len(tokens)][going_on & (positions >= fake_sequences.FUSE)]
         if ord("W") in fake_sequences._kinds(late):
             time.sleep(HANG_SECONDS)
         return logits

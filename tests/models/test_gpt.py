@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.gpt import GPT
-from models.protocols import SequenceModel
+from models.protocols import PrefixModel
 
 VOCAB, LENGTH, SLOTS = 37, 24, 5
 
@@ -33,7 +33,7 @@ def prefill(network, state, slot, tokens, width=None):
     """Read one prompt into a slot, padded with a token that is not zero."""
     padded = torch.full((1, width or len(tokens)), 7)
     padded[0, : len(tokens)] = tokens
-    return network.prefill(padded, torch.tensor([len(tokens)]), torch.tensor([slot]), state)[0]
+    return network.prefill(padded, [0], [len(tokens)], [slot], state)[0]
 
 
 def step(network, state, tokens, positions, span=LENGTH):
@@ -41,10 +41,10 @@ def step(network, state, tokens, positions, span=LENGTH):
 
 
 def test_it_is_a_sequence_model(network):
-    assert isinstance(network, SequenceModel)
+    assert isinstance(network, PrefixModel)
     assert (network.vocab_size, network.max_length) == (VOCAB, LENGTH)
     assert "embedding.weight" in network.state_dict()
-    assert not any(name.startswith(("cos", "sin", "head")) for name in network.state_dict()), "tied, and no tables"
+    assert not any(name.startswith(("rotary", "head")) for name in network.state_dict()), "tied, and no tables"
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 9, LENGTH])
@@ -130,7 +130,7 @@ def test_prompts_may_be_read_together(network, texts):
     apart, together = network.init_state(3), network.init_state(3)
     prompts = torch.zeros(2, 9, dtype=torch.int64)
     prompts[0, :4], prompts[1] = texts[0, :4], texts[1, :9]
-    got = network.prefill(prompts, torch.tensor([4, 9]), torch.tensor([2, 0]), together)
+    got = network.prefill(prompts, [0, 0], [4, 9], [2, 0], together)
     wanted = torch.stack([prefill(network, apart, 2, texts[0, :4]), prefill(network, apart, 0, texts[1, :9])])
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     after = step(network, together, [1, 0, 2], [9, 0, 4])

@@ -26,7 +26,7 @@ class Uniform(nn.Module):
     def init_state(self, slots):
         return None
 
-    def prefill(self, tokens, lengths, slots, state):
+    def prefill(self, tokens, starts, lengths, slots, state):
         return self(tokens)[:, -1]
 
     def step(self, tokens, positions, span, state):

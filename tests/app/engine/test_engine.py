@@ -71,7 +71,12 @@ class Played:
 
     def chunk(self, number, *tokens, finish=None):
         """One more piece of a sequence."""
-        header = {"type": "chunks", "model": "words", "chunks": [(number, tokens, (), finish, None)], "seconds": 0.01}
+        header = {
+            "type": "chunks",
+            "model": "words",
+            "chunks": [(number, tokens, (), finish, None, None)],
+            "seconds": 0.01,
+        }
         self.send(header | {"rows": 1, "prefills": 1, "waited": [0.0], "busy": 1})
 
     def batch(self, *parts, seconds=0.1, padding=0):

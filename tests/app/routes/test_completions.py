@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from app.schemas import OpenAICompletion
 from tests import fake_sequences as fakes
 from tests.serving import metric
 
@@ -119,6 +120,33 @@ async def test_logit_bias_forces_and_forbids(stock):
     assert after.choices[0].text == "bc", "the next in the slot knows nothing of it"
 
 
+async def test_fields_beyond_openai_s(stock):
+    body = {"model": "digest", "prompt": "x", "seed": 4}
+    plain = (await stock.completions.create(**body)).choices[0].text
+    for extra in ({"top_k": 1}, {"min_p": 0.9}, {"repetition_penalty": 5.0}):
+        assert (await stock.completions.create(**body, extra_body=extra)).choices[0].text != plain
+    same = {
+        "top_k": -1,
+        "min_p": 0,
+        "repetition_penalty": 1,
+        "stop_token_ids": [],
+        "min_tokens": 0,
+        "ignore_eos": False,
+    }
+    assert (await stock.completions.create(**body, extra_body=same)).choices[0].text == plain
+
+
+async def test_tokens_that_end_a_text(stock):
+    stopped = await stock.completions.create(model="counting", prompt="a", extra_body={"stop_token_ids": [100, 101]})
+    assert (stopped.choices[0].text, stopped.choices[0].finish_reason) == ("bc", "stop")
+    body = {"model": "counting", "prompt": [fakes.EOS - 2], "max_tokens": 4}
+    ended = await stock.completions.create(**body)
+    assert (ended.choices[0].finish_reason, ended.usage.completion_tokens) == ("stop", 1)
+    on = await stock.completions.create(**body, extra_body={"ignore_eos": True})
+    assert (on.choices[0].finish_reason, on.usage.completion_tokens) == ("length", 4)
+    assert on.choices[0].text.endswith("ththe"), "and the end of text itself is no text"
+
+
 @pytest.mark.parametrize("penalty", [{"frequency_penalty": 2}, {"presence_penalty": 2}, {"frequency_penalty": -2}])
 async def test_penalties_change_what_is_said_again(stock, penalty):
     body = {"model": "digest", "prompt": "x", "max_tokens": 60, "temperature": 0}
@@ -126,9 +154,6 @@ async def test_penalties_change_what_is_said_again(stock, penalty):
     changed = await stock.completions.create(**body, **penalty)
     assert changed.choices[0].text != plain.choices[0].text
     assert changed.choices[0].text[:1] == plain.choices[0].text[:1], "nothing was generated before the first token"
-
-
-# log probabilities and echo
 
 
 async def test_logprobs(stock):
@@ -219,7 +244,7 @@ async def test_a_stream_adds_up_to_the_answer(stock, body):
     answer = await stock.completions.create(**body)
     choices, events = await streamed(stock, **body)
     assert choices == [(choice.text, choice.finish_reason) for choice in answer.choices]
-    assert len({event.id for event in events}) == 1
+    assert len({(event.id, event.system_fingerprint) for event in events}) == 1
     assert all(event.usage is None for event in events)
     if "logprobs" in body:
         tokens = [token for event in events for c in event.choices if c.logprobs for token in c.logprobs.tokens]
@@ -233,6 +258,24 @@ async def test_a_stream_with_usage(stock):
     assert events[-1].choices == []
     assert events[-1].usage == answer.usage
     assert all(event.usage is None for event in events[:-1])
+
+
+@pytest.mark.parametrize("usage", [{}, {"stream_options": {"include_usage": True}}])
+async def test_answers_and_events_are_as_documented(text_client, usage):
+    body = {"model": "counting", "prompt": "a", "n": 2, "logprobs": 1, "echo": True}
+    answer = (await text_client.post(URL, json=body)).json()
+    OpenAICompletion.model_validate(answer, strict=True, extra="forbid")
+    response = await text_client.post(URL, json={**body, "stream": True, **usage})
+    *events, done = [block.removeprefix("data: ") for block in response.text.split("\n\n")[:-1]]
+    assert done == "[DONE]"
+    data = [json.loads(event) for event in events]
+    for event in data:
+        OpenAICompletion.model_validate(event, strict=True, extra="forbid")
+    if usage:
+        assert [event["usage"] for event in data] == [None] * (len(data) - 1) + [answer["usage"]]
+        assert data[-1]["choices"] == []
+    else:
+        assert not any("usage" in event for event in data)
 
 
 async def test_the_stream_s_last_word(text_client):
@@ -298,7 +341,14 @@ async def test_many_at_once(text_client, stock):
         ({"prompt": ["a", 1]}, "prompt"),
         ({"prompt": "x" * 128}, "prompt"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"extra_body": {"top_k": 5}}, "top_k"),
+        ({"extra_body": {"top_k": -2}}, "top_k"),
+        ({"extra_body": {"typical_p": 0.5}}, "typical_p"),
+        ({"extra_body": {"min_tokens": 17}}, "min_tokens"),
+        ({"extra_body": {"min_p": 1.1}}, "min_p"),
+        ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),
+        ({"extra_body": {"stop_token_ids": [260]}}, "stop_token_ids"),
+        ({"extra_body": {"ignore_eos": 1}}, "ignore_eos"),
+        ({"extra_body": {"regex": "a", "response_format": {"type": "json_object"}}}, "regex"),
         ({"extra_body": {"stream": True, "stream_options": {"x": 1}}}, "stream_options.x"),
     ],
 )

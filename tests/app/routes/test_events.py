@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import http.client
 import json
 import socket
@@ -10,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from app.completion import Piece
-from app.routes.events import PING, event, pinged
+from app.routes.events import PING, Pinged, event
+from models import checkpoint
 from tests import fake_sequences as fakes
 from tests import fakes as pictures
 from tests.serving import PATIENCE, serving, wait_until
@@ -22,56 +23,62 @@ ROUTES = ("/v1/text/complete", "/v1/completions")
 # in this process
 
 
-async def some(*waits):
-    """A piece after each so many events set."""
-    for index, wait in enumerate(waits):
-        await wait.wait()
-        yield Piece(0, str(index))
+class Sent:
+    """What a `send` was given."""
+
+    def __init__(self):
+        self.bodies, self.changed = [], asyncio.Event()
+
+    async def __call__(self, message):
+        self.bodies.append(message.get("body", b"head"))
+        self.changed.set()
+
+    async def until(self, count):
+        async with asyncio.timeout(PATIENCE):
+            while len(self.bodies) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+def body(content, *, more=True):
+    return {"type": "http.response.body", "body": content, "more_body": more}
 
 
 async def test_silence_is_filled():
-    first, second = asyncio.Event(), asyncio.Event()
-    first.set()
-    pieces = pinged(some(first, second), 0.005)
-    assert (await anext(pieces)).text == "0"
-    assert [await anext(pieces) for _ in range(3)] == [None] * 3
-    second.set()
-    while (piece := await anext(pieces)) is None:
-        pass
-    assert piece.text == "1"
-    with pytest.raises(StopAsyncIteration):
-        await anext(pieces)
+    sent = Sent()
+    pinged = Pinged(sent, 0.005)
+    await pinged({"type": "http.response.start"})
+    await sent.until(4)
+    await pinged(body(b"0"))
+    await sent.until(len(sent.bodies) + 2)
+    assert [said for said in sent.bodies if said != PING] == [b"head", b"0"]
+    await pinged(body(b"", more=False))
+    said = list(sent.bodies)
+    await asyncio.sleep(0.05)
+    assert sent.bodies == said, "nothing follows the end"
 
 
 async def test_no_pings_while_something_comes():
-    ready = asyncio.Event()
-    ready.set()
-    assert [piece.text async for piece in pinged(some(*[ready] * 50), 60)] == [str(i) for i in range(50)]
+    sent = Sent()
+    pinged = Pinged(sent, 60)
+    await pinged({"type": "http.response.start"})
+    for index in range(50):
+        await pinged(body(str(index).encode()))
+        await asyncio.sleep(0)
+    pinged.stop()
+    assert sent.bodies == [b"head", *(str(index).encode() for index in range(50))]
 
 
-async def test_leaving_ends_what_was_awaited():
-    ended = asyncio.Event()
-
-    async def endless():
-        try:
-            await asyncio.Event().wait()
-            yield Piece(0, "")
-        finally:
-            ended.set()
-
-    pieces = pinged(endless(), 0.005)
-    assert await anext(pieces) is None
-    await pieces.aclose()
-    await asyncio.wait_for(ended.wait(), PATIENCE)
-
-
-async def test_errors_pass():
-    async def failing():
-        raise ValueError("no")
-        yield Piece(0, "")
-
-    with pytest.raises(ValueError, match="no"):
-        await anext(pinged(failing(), 60))
+async def test_nothing_is_said_before_the_head_or_after_leaving():
+    sent = Sent()
+    pinged = Pinged(sent, 0.001)
+    pinged.stop()
+    await asyncio.sleep(0.01)
+    assert sent.bodies == []
+    await pinged({"type": "http.response.start"})
+    pinged.stop()
+    await asyncio.sleep(0.01)
+    assert sent.bodies == [b"head"]
 
 
 def test_an_event_is_one_block():
@@ -88,6 +95,9 @@ def server(tmp_path_factory):
     gate = folder / "gate"
     for name in ("counting", "digest"):
         fakes.write(folder / "weights", name, name, eos=None, gate=str(gate), max_length=2048)
+    template = checkpoint.write_template(folder / "weights" / "counting", "{{ messages[0].content }}")
+    config = checkpoint.read_config(folder / "weights" / "counting")
+    checkpoint.write_config(folder / "weights" / "counting", dataclasses.replace(config, chat_template=template))
     pictures.write(folder / "weights", "echo", gate=str(gate))
     env = {
         "GENSERVE_MODELS_MODULE": "tests.fake_sequences",
@@ -142,6 +152,27 @@ def test_comments_between_tokens_and_the_stock_client_minds_none(server, gate):
         wait_until(pictures.held(gate).exists, "the worker does not reach the gate")
         gate.unlink()
         assert first.choices[0].text + "".join(event.choices[0].text for event in events) == "bcdef"
+
+
+def test_a_chat_with_the_stock_client(server):
+    """Over real sockets, with the template of a weights folder."""
+    body = {"model": "counting", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        assert client.models.retrieve("counting").genserve["chat"] is True
+        assert client.chat.completions.create(**body).choices[0].message.content == "bcdef"
+        events = client.chat.completions.create(**body, stream=True)
+        assert "".join(event.choices[0].delta.content or "" for event in events) == "bcdef"
+        with pytest.raises(openai.BadRequestError, match="digest has no chat template"):
+            client.chat.completions.create(**{**body, "model": "digest"})
+
+
+async def test_a_chat_with_the_stock_asynchronous_client(server):
+    body = {"model": "counting", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5}
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        answers = await asyncio.gather(*(client.chat.completions.create(**body) for _ in range(4)))
+        assert [answer.choices[0].message.content for answer in answers] == ["bcdef"] * 4
+        events = await client.chat.completions.create(**body, stream=True)
+        assert "".join([event.choices[0].delta.content or "" async for event in events]) == "bcdef"
 
 
 def test_the_first_words_come_before_the_last_are_made(server, gate):

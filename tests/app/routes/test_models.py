@@ -1,8 +1,10 @@
 """What is served, in OpenAI's shape, with each model's card."""
 
+import dataclasses
+
 import pytest
 
-from tests import fakes
+from tests import fake_sequences, fakes
 from tests.conftest import running
 
 
@@ -22,6 +24,22 @@ async def test_a_model_shows_its_card(client):
     assert card["image"] == {"height": 4, "width": 4, "channels": 1}
     assert card["batch_buckets"] == list(info.buckets)
     assert card["license"] == "none"
+
+
+async def test_a_text_model_shows_what_it_takes(text_client, tmp_path):
+    engine, completer = text_client.app.state.engine, text_client.app.state.completer
+    card = (await text_client.get("/v1/models/digest")).json()["genserve"]
+    assert (card["kind"], card["dtype"], card["chat"]) == ("sequence", "float32", False)
+    assert (card["vocab_size"], card["max_length"]) == (fake_sequences.VOCAB, 128)
+    assert (card["stop_tokens"], card["start_tokens"]) == ([fake_sequences.EOS], [])
+    template = tmp_path / "a secret place.jinja"
+    template.write_text("{{ messages }}")
+    engine.models["digest"] = dataclasses.replace(engine.models["digest"], chat_template=str(template))
+    assert completer.chats(engine.models["digest"])
+    answer = await text_client.get("/v1/models/digest")
+    assert answer.json()["genserve"]["chat"] is True
+    assert "secret" not in answer.text
+    assert str(tmp_path) not in answer.text
 
 
 async def test_the_list_holds_the_same_objects(client):

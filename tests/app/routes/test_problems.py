@@ -2,7 +2,16 @@
 
 import pytest
 
-from app.errors import Draining, NotReady, Overloaded, WorkerDied
+from app.errors import (
+    ComputeFailed,
+    DeadlineExceeded,
+    Draining,
+    InvalidField,
+    KillsWorker,
+    NotReady,
+    Overloaded,
+    WorkerDied,
+)
 
 NATIVE, OPENAI = "/v1/images/generate", "/v1/images/generations"
 
@@ -74,3 +83,39 @@ async def test_what_nobody_foresaw_tells_nothing(client, monkeypatch, path):
     assert response.headers["x-request-id"]
     metrics = (await client.get("/metrics")).text
     assert f'code="500",model="echo",route="{path}"' in metrics
+
+
+@pytest.mark.parametrize(
+    ("error", "retry"),
+    [
+        (Overloaded("full", retry_after=1), "true"),
+        (NotReady("loading", retry_after=5), "true"),
+        (ComputeFailed("not finite"), "false"),
+        (KillsWorker("twice"), "false"),
+        (DeadlineExceeded("late"), None),
+        (InvalidField("n: no", field="n"), "false"),
+    ],
+)
+@pytest.mark.parametrize("path", [NATIVE, OPENAI])
+async def test_whether_to_come_back(client, monkeypatch, error, retry, path):
+    """What OpenAI's clients obey; the native routes have statuses and Retry-After."""
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(client.app.state.engine, "submit", refuse)
+    response = await client.post(path, json={})
+    assert response.headers.get("x-should-retry") == (retry if path == OPENAI else None)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/nowhere"), ("PUT", "/v1/models"), ("GET", "/v1/models/x")])
+async def test_what_is_not_there_is_not_there_later(client, method, path):
+    assert (await client.request(method, path)).headers["x-should-retry"] == "false"
+
+
+async def test_a_bug_may_be_gone_the_next_time(client, monkeypatch):
+    def bug(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(client.app.state.engine, "submit", bug)
+    assert "x-should-retry" not in (await client.post(OPENAI, json={})).headers

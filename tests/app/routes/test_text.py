@@ -122,7 +122,17 @@ async def test_temperature_0_knows_no_chance(text_client):
 
 @pytest.mark.parametrize(
     "field",
-    [{"temperature": 0.3}, {"top_k": 2}, {"top_p": 0.2}, {"min_p": 0.5}, {"repetition_penalty": 5}, {"seed": 2}],
+    [
+        {"temperature": 0.3},
+        {"top_k": 2},
+        {"top_p": 0.2},
+        {"min_p": 0.5},
+        {"repetition_penalty": 5},
+        {"frequency_penalty": 2, "temperature": 0},
+        {"presence_penalty": 2, "temperature": 0},
+        {"logit_bias": {"97": 100}},
+        {"seed": 2},
+    ],
 )
 async def test_every_field_reaches_the_model(text_client, field):
     plain = {**DIGEST, "prompt": "x", "seed": 1}
@@ -201,6 +211,19 @@ async def test_exactly_what_fits(text_client):
         ({"seed": 2**53}, 400, "invalid_field", "seed"),
         ({"seed": 2**53 - 1, "n": 2}, 400, "invalid_field", "seed"),
         ({"stream": "yes"}, 400, "invalid_field", "stream"),
+        ({"frequency_penalty": 3}, 400, "invalid_field", "frequency_penalty"),
+        ({"presence_penalty": -3}, 400, "invalid_field", "presence_penalty"),
+        ({"logit_bias": {"a": 1}}, 400, "invalid_field", "logit_bias"),
+        ({"logit_bias": {"1": 101}}, 400, "invalid_field", "logit_bias"),
+        ({"stop_token_ids": [260]}, 400, "invalid_field", "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, 400, "invalid_field", "stop_token_ids"),
+        ({"min_tokens": -1}, 400, "invalid_field", "min_tokens"),
+        ({"min_tokens": 6, "max_tokens": 5}, 400, "invalid_field", "min_tokens"),
+        ({"min_tokens": 1, "regex": "a"}, 400, "invalid_field", "min_tokens"),
+        ({"ignore_eos": 1}, 400, "invalid_field", "ignore_eos"),
+        ({"ignore_eos": True, "regex": "a"}, 400, "invalid_field", "ignore_eos"),
+        ({"regex": "a", "response_format": {"type": "json_object"}}, 400, "invalid_field", "regex"),
+        ({"response_format": {"type": "json_schema"}}, 400, "invalid_field", "response_format"),
         ({"max_length": 5}, 400, "unknown_field", "max_length"),
         ({"logprobs": 1}, 400, "unknown_field", "logprobs"),
         ({"echo": True}, 400, "unknown_field", "echo"),
@@ -326,11 +349,11 @@ def slots_busy(client, model):
 
 
 async def test_what_happened_is_counted(text_client):
-    await complete(text_client, model="counting", prompt="abc", max_tokens=20, n=2)
-    await complete(text_client, model="counting", prompt="abc", max_tokens=20, stop="f")
+    await complete(text_client, model="counting", prompt=["abc", "xyz"], max_tokens=20)
+    await complete(text_client, model="counting", prompt="9bc", max_tokens=120, stop="f")
     text = (await text_client.get("/metrics")).text
     assert metric(text, "genserve_tokens_total", model="counting", kind="prompt") == 9
-    assert 40 < metric(text, "genserve_tokens_total", model="counting", kind="completion") < 60
+    assert 40 < metric(text, "genserve_tokens_total", model="counting", kind="completion") < 160
     assert metric(text, "genserve_time_to_first_token_seconds_count", model="counting") == 3
     assert metric(text, "genserve_inter_token_latency_seconds_count", model="counting") >= 3
     assert metric(text, "genserve_queue_duration_seconds_count", model="counting") == 3

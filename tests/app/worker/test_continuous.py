@@ -10,6 +10,7 @@ import itertools
 import math
 import random
 import tracemalloc
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -17,11 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.jobs import Sampling, SequenceJob
-from app.worker import continuous
-from app.worker.continuous import STEPS, ContinuousBatcher
+from app.engine.jobs import Grammar, Sampling, SequenceJob
+from app.worker import pace
+from app.worker.continuous import ContinuousBatcher
 from app.worker.dispatch import unmarked
-from app.worker.sequences import SequenceRunner, Steps
+from app.worker.drawing import Steps
+from app.worker.grammars import GrammarRefused
+from app.worker.pace import HURRIED_STEPS, STEPS
+from app.worker.pieces import CHUNK
+from app.worker.sequences import SequenceRunner
 from models.gpt import GPT
 from tests import fake_sequences as fakes
 
@@ -33,16 +38,16 @@ PASSED = 0.0  # a deadline that no machine's clock has still before it
 @pytest.fixture(autouse=True)
 def ticks_end_by_count(monkeypatch):
     """A busy machine must not decide how many steps a tick has."""
-    monkeypatch.setattr(continuous, "TICK_SECONDS", 1e6)
+    monkeypatch.setattr(pace, "TICK_SECONDS", 1e6)
 
 
 class Bench:
     """A batcher over a fake model; what it sent, by job."""
 
-    def __init__(self, architecture="digest", slots=SLOTS, interrupted=lambda: False, runner=None):
+    def __init__(self, architecture="digest", slots=SLOTS, interrupted=lambda: False, runner=None, grammars=None):
         self.runner = runner or warmed_up(architecture, slots)
-        self.batcher = ContinuousBatcher(self.runner, interrupted)
-        self.tokens, self.logprobs, self.ends, self.errors = {}, {}, {}, {}
+        self.batcher = ContinuousBatcher(self.runner, interrupted, grammars)
+        self.tokens, self.logprobs, self.ends, self.errors, self.refused = {}, {}, {}, {}, {}
         self.results = []
 
     def submit(self, number, prompt, max_tokens=10, seed=None, sampling=GREEDY, **fields):
@@ -54,6 +59,7 @@ class Bench:
         return self
 
     def tick(self, mark=unmarked):
+        self.batcher.begin()
         result = self.batcher.tick(mark)
         self.results.append(result)
         for chunk in result.chunks:
@@ -65,6 +71,8 @@ class Bench:
                 self.ends[chunk.job] = chunk.finish
             if chunk.error is not None:
                 self.errors[chunk.job] = chunk.error
+            if chunk.refused is not None:
+                self.refused[chunk.job] = chunk.refused
         return result
 
     def drain(self):
@@ -215,7 +223,7 @@ def test_newcomers_do_not_hold_up_those_who_run():
         bench.tick()
     kinds = [bool(result.rows) for result in bench.results]
     assert all(first or second for first, second in itertools.pairwise(kinds))
-    assert len(bench.tokens[1]) > 4 * STEPS
+    assert len(bench.tokens[1]) == 1 + 5 * HURRIED_STEPS, "and those are short while somebody waits for a first token"
 
 
 def test_first_come_first_served_when_all_slots_are_taken():
@@ -252,14 +260,13 @@ def test_what_a_tick_reports():
     assert (second.rows, second.prefills, second.busy, second.waited) == (2, 0, 1, [])
     header, arrays = second.frame("m")
     assert (header["type"], header["model"], header["busy"], arrays) == ("chunks", "m", 1, ())
-    assert header["chunks"][1] == (2, (9, 10), [], "length", None)
+    assert header["chunks"][1] == (2, (9, 10), [], "length", None, None)
 
 
 def test_no_more_steps_than_the_longest_needs():
     bench = Bench("counting").submit(1, [100], 3).submit(2, [100], 5)
     bench.tick()
-    calls = []
-    original = bench.runner.steps
+    calls, original = [], bench.runner.steps
     bench.runner.steps = lambda live, count, stop: calls.append(count) or original(live, count, stop)
     try:
         bench.drain()
@@ -287,20 +294,21 @@ def test_interrupted_ticks_lose_nothing(after):
     assert max(steps) <= max(after, 1)
 
 
-def test_admission_stops_when_other_work_arrives():
+def test_a_tick_of_prompts_ends_when_other_work_arrives():
     bench = Bench("counting", interrupted=lambda: True)
     for number in range(4):
-        bench.submit(number, [100], 5)
-    assert bench.tick().busy == 1
+        bench.submit(number, [number] * (CHUNK + 10), 5)
+    assert bench.tick().prefills == 4 * CHUNK, "one call"
+    assert bench.tick().prefills == 4 * 10
 
 
 def test_a_slow_model_has_short_ticks(monkeypatch):
-    monkeypatch.setattr(continuous, "TICK_SECONDS", 0.03)
+    monkeypatch.setattr(pace, "TICK_SECONDS", 0.03)
     bench = Bench("counting").submit(1, [100], 60)
-    bench.batcher._step_seconds = 0.011
+    bench.batcher._pace.step_seconds = 0.011
     bench.tick()
     assert len(bench.tick().chunks[0].tokens) == 2
-    bench.batcher._step_seconds = 5.0
+    bench.batcher._pace.step_seconds = 5.0
     assert len(bench.tick().chunks[0].tokens) == 1
 
 
@@ -426,7 +434,7 @@ def test_who_runs_again_can_be_cancelled():
     bench = Bench()
     for number in range(4):
         bench.submit(number, poisoned(fakes.RAISE_STEP) if number == 0 else [number], 30)
-    while not bench.batcher._suspects:
+    while not bench.batcher._arrivals._suspects:
         bench.tick()
     bench.batcher.cancel({0, 2})
     bench.submit(9, [9], 3)
@@ -449,43 +457,92 @@ def test_a_device_that_fails_every_step_fails_every_sequence_once():
 class PlainRunner:
     """Counting and its misbehaviour without tensors, so that many requests take little time."""
 
-    slots, max_length, step_seconds = 16, 128, 1e-6
+    slots, max_length, step_seconds, token_seconds = 16, 512, 1e-6, 1e-6
+    keeps, packs_from = True, 4
 
     def __init__(self):
         self.kinds = [None] * self.slots
+        self.held = [()] * self.slots  # what each slot has read of a prompt
 
-    def prefill(self, slot, prompt, row):
-        self.kinds[slot] = chr(prompt[1]) if prompt[0] == fakes.MARK else None
-        if self.kinds[slot] == "P":
+    def read(self, pieces):
+        for piece in pieces:
+            held = self.held[piece.slot][: piece.start]
+            assert held == tuple(piece.prompt[: piece.start]), "read on where nothing was read"
+            self.held[piece.slot] = tuple(piece.prompt[: piece.end])
+            marked = piece.prompt[0] == fakes.MARK
+            self.kinds[piece.slot] = chr(piece.prompt[1]) if marked else None
+        if any(self.kinds[piece.slot] == "P" for piece in pieces):
             raise ValueError("a poisoned prompt")
-        return self._steps([row], [self.kinds[slot]], 1)
+        ends = [piece for piece in pieces if piece.row is not None]
+        return self._steps([piece.row for piece in ends], [self.kinds[piece.slot] for piece in ends], 1)
+
+    def take_over(self, source, target, length):
+        assert len(self.held[source]) >= length > 0
+        self.held[target] = self.held[source][:length]
+
+    def forget(self, slot):
+        self.held[slot] = ()
 
     def scrub(self, slot):
         self.kinds[slot] = None
 
     def steps(self, live, count, interrupted):
-        kinds = [self.kinds[slot] if row.position and row.position + count > fakes.FUSE else None
+        kinds = [self.kinds[slot] if row is not None and row.position + count > fakes.FUSE else None
                  for slot, row in enumerate(live)]  # fmt: skip
         if "S" in kinds:
             raise ValueError("a poisoned step")
+        assert count == 1 or all(row is None or row.allowed is None for row in live)
         return self._steps(live, kinds, count)
 
     def _steps(self, rows, kinds, count):
-        tokens = np.array([[row.token + 1 + index for index in range(count)] for row in rows])
-        return Steps(tokens, np.array([kind != "N" for kind in kinds]), [])
+        tokens = np.zeros((len(rows), count), np.int64)
+        for place, row in enumerate(rows):
+            if row is not None:
+                tokens[place] = row.token + 1 + np.arange(count)
+        return Steps(tokens, np.array([kind != "N" for kind in kinds], bool), [])
+
+
+class Countdown:
+    """A grammar of so many tokens, whatever they are."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def allowed(self):
+        mask = np.full(fakes.VOCAB, self.left > 0)
+        mask[fakes.EOS] = self.left == 0
+        return mask
+
+    def accept(self, token):
+        self.left -= 1
+
+
+class Countdowns:
+    def compile(self, grammar):
+        future = Future()
+        if grammar.text == "refuse":
+            future.set_exception(GrammarRefused("a bad grammar"))
+        else:
+            future.set_result(Countdown(int(grammar.text)))
+        return future
 
 
 def storm(bench, requests, rng):
-    """Random requests of every kind, some given up; what ended is checked against the counting model."""
+    """Random requests of every kind, grammars among them, some given up; whatever ended is checked."""
     expected, gone, number = {}, set(), 0
     while number < requests or bench.batcher.waiting:
         for _ in range(min(rng.randrange(9), requests - number)):
-            length, first = rng.randrange(1, 20), rng.randrange(60, 200)
+            length, first, grammar = rng.randrange(1, 20), rng.randrange(60, 200), None
+            asked = length
             kind = rng.choices([None, fakes.RAISE_PREFILL, fakes.RAISE_STEP, fakes.NAN], [96, 2, 1, 1])[0]
             stop = (first + rng.randrange(1, 30),) if rng.random() < 0.3 else ()
             prompt = poisoned(kind, 9) if kind else [first] * rng.randrange(1, 4)
             sampling = Sampling(temperature=0.0, bias=((0, -5.0),)) if rng.random() < 0.1 else GREEDY
-            bench.submit(number, prompt, length, sampling=sampling, stop_tokens=stop)
+            if bench.batcher._arrivals._grammars is not None and rng.random() < 0.05:
+                text = rng.choice(["0", "1", "4", "refuse"])
+                grammar, stop = Grammar("regex", text), (*stop, fakes.EOS)
+                length = min(length, 0 if text == "refuse" else int(text))
+            bench.submit(number, prompt, asked, sampling=sampling, stop_tokens=stop, grammar=grammar)
             said = list(range(first + 1, first + 1 + length))
             said = said[: said.index(stop[0])] if stop and stop[0] in said else said
             expected[number] = (kind, said)
@@ -496,27 +553,27 @@ def storm(bench, requests, rng):
             gone |= given_up
         if bench.batcher.waiting:
             bench.tick()
-    answered = bench.ends.keys() | bench.errors.keys()
+    answered = bench.ends.keys() | bench.errors.keys() | bench.refused.keys()
     assert expected.keys() - answered <= gone, "everyone who stayed has an answer"
     for number, (kind, said) in expected.items():
         if kind is None:
             assert number not in bench.errors
             assert bench.tokens[number] == said[: len(bench.tokens[number])], "and of the others nothing wrong was sent"
             assert number in gone or bench.tokens[number] == said
-        elif kind == fakes.RAISE_PREFILL:
+        elif kind == fakes.RAISE_PREFILL and said:  # who has nothing to say is not read
             assert number not in bench.ends
     assert bench.batcher.waiting == bench.batcher.busy == 0
-    assert bench.batcher._slots == [None] * bench.runner.slots
+    assert bench.batcher._slots.free == bench.runner.slots
     assert len(bench.errors) > requests / 100
     assert len(bench.ends) > requests / 2
-    for kept in (bench.tokens, bench.logprobs, bench.ends, bench.errors, bench.results):
+    for kept in (bench.tokens, bench.logprobs, bench.ends, bench.errors, bench.refused, bench.results):
         kept.clear()  # the bench's own memory
 
 
 def test_ten_thousand_requests_leave_nothing_behind(caplog):
     """With cancels, stops and errors: every slot free, nobody forgotten, and no memory kept."""
     caplog.set_level("ERROR", "genserve.worker")  # hundreds of warnings are no news
-    rng, held, bench = random.Random(0), [], Bench(runner=PlainRunner())
+    rng, held, bench = random.Random(0), [], Bench(runner=PlainRunner(), grammars=Countdowns())
     storm(bench, 1_000, rng)
     tracemalloc.start()
     try:
@@ -557,7 +614,7 @@ def test_a_free_slot_goes_to_the_request_that_holds_the_fewest():
     bench.submit(6, "second", max_tokens=40, request=8)
     bench.submit(70, "third", max_tokens=1)
     bench.tick()
-    assert {s.number for s in bench.batcher._slots if s is not None} == {1, 5, 2, 6}
+    assert set(bench.batcher._numbers()) == {1, 5, 2, 6}
     assert 70 in bench.ends, "the third request's only sequence had its turn before anybody's second"
 
 
@@ -571,7 +628,7 @@ def test_clients_share_the_slots():
     bench.submit(20, [100], 60, client="one")
     bench.submit(21, [100], 60, client="one")
     bench.tick()
-    assert {s.number for s in bench.batcher._slots} == {1, 20, 2, 21}
+    assert set(bench.batcher._numbers()) == {1, 20, 2, 21}
     bench.drain()
 
 
@@ -611,7 +668,7 @@ def test_when_all_have_expired_there_is_nothing_to_compute():
 def test_the_last_one_may_expire_between_the_beginning_of_a_tick_and_its_prefill():
     bench = Bench("counting").submit(1, [100], 5)
     assert bench.batcher.begin() is not None
-    (waiting,) = bench.batcher._queue._waiting.values()
+    (waiting,) = bench.batcher._arrivals._queue._waiting.values()
     object.__setattr__(waiting.job, "deadline", PASSED)
     result = bench.tick()
     assert (result.chunks, result.rows, result.busy, bench.batcher.waiting) == ([], 0, 0, 0)
@@ -629,21 +686,20 @@ def test_what_has_begun_goes_on():
 # marks
 
 
-def test_a_prompt_is_marked_before_it_is_read_and_who_merely_waits_is_not():
+def test_prompts_are_marked_before_they_are_read_and_who_merely_waits_is_not():
     bench, events = Bench("counting"), []
-    original = bench.runner.prefill
-    bench.runner.prefill = lambda slot, *rest: events.append(f"read {slot}") or original(slot, *rest)
+    original = bench.runner.read
+    bench.runner.read = lambda pieces: events.append([piece.slot for piece in pieces]) or original(pieces)
     for number in range(1, 7):
-        bench.submit(number, [100], 20)
+        bench.submit(number, [100, number], 20)
     try:
-        bench.tick(lambda numbers: events.append(list(numbers)))
+        bench.tick(lambda numbers: events.append(set(numbers)))
     finally:
-        del bench.runner.prefill
-    marked = [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
-    assert events == [event for slot in range(4) for event in (marked[slot], f"read {slot}")]
+        del bench.runner.read
+    assert events == [{1, 2, 3, 4}, [0, 1, 2, 3]]
     events.clear()
-    bench.tick(lambda numbers: events.append(list(numbers)))
-    assert events == [[1, 2, 3, 4]]
+    bench.tick(lambda numbers: events.append(set(numbers)))
+    assert events == [{1, 2, 3, 4}]
 
 
 # memory

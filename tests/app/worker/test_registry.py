@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from app.engine.jobs import LatentJob, WorkerConfig
+from app.dtypes import Dtypes, parse
+from app.engine.jobs import LatentJob, SequenceJob, WorkerConfig
 from app.worker import dynamic, packing, registry, runner
 from app.worker.dispatch import unmarked
 from app.worker.registry import RegistryError
-from tests import fakes
+from app.worker.sequences import state_bytes
+from models import checkpoint
+from models.gpt import GPT
+from tests import fake_sequences, fakes
 
 CPU = torch.device("cpu")
+SIZES = {"vocab_size": 288, "max_length": 64, "width": 64, "layers": 4, "heads": 2}
 
 
 @pytest.fixture
@@ -38,7 +43,95 @@ def test_precision_is_half_where_the_cpu_has_it(config, monkeypatch):
         alpha, _ = registry.load(config).models
         assert (alpha.dtype, alpha.memory_bytes) == (dtype, size)
     assert registry.load(with_(config, dtype="bf16")).models[0].dtype == "bfloat16"
-    assert registry.resolve_dtype("auto", torch.device("cuda")) == torch.float32
+
+
+def test_precision_by_name(config):
+    loaded = registry.load(with_(config, dtype="bf16,alpha=fp32"))
+    assert [model.dtype for model in loaded.models] == ["float32", "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        ("fp16", "'fp16' is neither a precision"),
+        ("auto,gamma=int4", r"dtype: no model gamma is served \(served: alpha, beta\)"),
+        ("auto,beta=int4", "beta: makes pictures, which int4 is not for"),
+    ],
+)
+def test_wrong_precisions_are_refused_even_where_broken_models_are_skipped(config, dtype, said):
+    with pytest.raises(RegistryError, match=said):
+        registry.load(with_(config, dtype=dtype, skip_broken=True))
+
+
+def test_few_bits_for_all_are_for_text_alone(config, monkeypatch):
+    monkeypatch.setattr(packing, "has_fast_bf16", lambda: False)
+    assert [model.dtype for model in registry.load(with_(config, dtype="int4")).models] == ["float32"] * 2
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A folder with a tiny language model, "writer", and a fake one that can't be packed, "echo"."""
+    folder = tmp_path / "texts"
+    fake_sequences.write(folder, "echo", "echo-text")
+    file = folder / "echo" / checkpoint.TOKENIZER_FILE
+    torch.manual_seed(0)
+    checkpoint.save(
+        folder / "writer",
+        gpt(),
+        architecture="gpt",
+        config=SIZES,
+        tokenizer=file.read_bytes(),
+        eos_token_id=fake_sequences.EOS,
+    )
+    return WorkerConfig(str(folder), device="cpu", max_slots=4, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [("fp32", "float32"), ("bf16", "bfloat16"), ("int8", "int8"), ("int4", "int4")]
+)
+def test_a_language_model_is_packed(texts, dtype, name):
+    loaded = registry.load(with_(texts, models=("writer",), dtype=dtype))
+    (writer,) = loaded.models
+    assert (writer.dtype, writer.parameters) == (name, sum(p.numel() for p in gpt().parameters()))
+    assert (writer.stop_tokens, writer.start_tokens, writer.chat_template) == ((fake_sequences.EOS,), (), "")
+    lane = loaded.lanes["writer"]
+    lane.submit(1, SequenceJob("writer", (72, 105), max_tokens=3, seed=1))
+    chunks = [chunk for _ in range(8) if lane.waiting for chunk in lane.tick().chunks]
+    assert sum(len(chunk.tokens) for chunk in chunks) == 3
+
+
+def gpt():
+    return GPT(**SIZES)
+
+
+def test_memory_of_a_language_model_is_what_its_precision_takes(texts):
+    sizes = [
+        registry.load(with_(texts, models=("writer",), dtype=dtype)).models[0].memory_bytes
+        for dtype in ("fp32", "bf16", "int8", "int4")
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    for dtype, size in zip(("fp32", "bf16", "int8", "int4"), sizes, strict=True):
+        folders = registry.find_folders(registry.Path(texts.weights), ("writer",))
+        needed = dict(registry._weights_needed(folders, parse(dtype), CPU))
+        slots = gpt().to(torch.float32 if dtype == "fp32" else torch.bfloat16).init_state(4)
+        assert size - state_bytes(slots) <= needed["writer"]
+
+
+def test_what_can_not_be_packed_is_served_as_it_is(texts):
+    for dtype, name in (("auto", "float32"), ("int4", "float32"), ("bf16", "bfloat16")):
+        assert registry.load(with_(texts, models=("echo",), dtype=dtype)).models[0].dtype == name
+    with pytest.raises(RegistryError, match="echo: Echo has no embedding and head to pack"):
+        registry.load(with_(texts, dtype="auto,echo=int4"))
+
+
+def test_slots_are_as_many_as_fit(texts, monkeypatch, caplog):
+    slot = state_bytes(gpt().init_state(1))
+    monkeypatch.setattr(registry, "_weights_needed", lambda *_: [])
+    (writer,) = registry.load(with_(texts, models=("writer",), dtype="fp32", memory_limit=3 * slot)).models
+    assert writer.slots == 3
+    assert "writer: 3 slots of 0 MiB fit, not 4" in caplog.text
+    with pytest.raises(RegistryError, match="writer, one slot"):
+        registry.load(with_(texts, models=("writer",), dtype="fp32", memory_limit=slot - 1))
 
 
 def test_all_models_are_loaded_warmed_and_described(config):
@@ -176,7 +269,7 @@ def test_an_encoder_is_a_lane_of_its_own(config):
 
 def test_an_encoder_s_memory_is_counted(config):
     fakes.write(folder(config, ""), "gamma", "echo-encoder")
-    needed = dict(registry._weights_needed(registry.find_folders(folder(config, ""), ())))
+    needed = dict(registry._weights_needed(registry.find_folders(folder(config, ""), ()), Dtypes(), CPU))
     assert needed["gamma"] == 2 * needed["beta"]
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from app.engine.jobs import Sampling
 from app.worker.faults import DeviceLost
+from app.worker.pieces import CHUNK, Piece, piece_end
+from app.worker.row import Row
 from app.worker.runner import ModelFault
-from app.worker.sequences import IDLE, PREFILL_GRID, Row, SequenceRunner, state_bytes
+from app.worker.sequences import SequenceRunner, state_bytes
 from models.gpt import GPT
 from tests import fake_sequences as fakes
 
@@ -24,9 +27,25 @@ def never():
     return False
 
 
+def pieces(slot, prompt, row, start=0):
+    """The pieces of a prompt, from a position on."""
+    prompt = np.array(prompt)
+    while start < len(prompt):
+        end = piece_end(start, len(prompt))
+        yield Piece(slot, prompt, start, end, row if end == len(prompt) else None)
+        start = end
+
+
+def read(made, slot, prompt, row):
+    """What the last piece of a prompt gives."""
+    for piece in pieces(slot, prompt, row):
+        steps = made.read([piece])
+    return steps
+
+
 def start(made, slot, prompt, chosen=GREEDY, seed=0, forced=()):
     """Prefill a slot; gives the row after it and the token."""
-    steps = made.prefill(slot, prompt, Row(prompt[-1], len(prompt) - 1, seed, chosen, forced))
+    steps = read(made, slot, prompt, Row(prompt[-1], len(prompt) - 1, seed, chosen, forced))
     token = int(steps.tokens[0, 0])
     return Row(token, len(prompt), seed, chosen, forced[1:]), token
 
@@ -56,12 +75,13 @@ def test_all_row_counts_and_spans_of_an_exact_model_are_used():
     made = runner(slots=8, max_length=300)
     assert made.slots == 8
     assert made.buckets == (1, 2, 4, 8)
-    assert made.spans == (64, 128, 256, 300)
+    assert made.spans == (*range(32, 300, 32), 300)
+    assert [made.span_for(reach) for reach in (1, 32, 33, 289, 300, 310)] == [32, 32, 64, 300, 300, 300]
     assert [made.bucket_for(rows) for rows in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
 
 
 def test_small_row_counts_with_other_bits_are_not_used():
-    assert runner(fakes.FewRowsDiffer(), slots=16).buckets == (4, 8, 16)
+    assert runner(fakes.FewRowsDiffer(), slots=16).buckets == (4, 8, 12, 16)
 
 
 def test_short_spans_with_other_bits_are_not_used():
@@ -81,7 +101,7 @@ def test_any_number_of_slots(slots):
     made = runner(slots=slots)
     assert made.slots == made.buckets[-1] == slots
     row, _ = start(made, slots - 1, [5, 6])
-    assert made.steps([*[IDLE] * (slots - 1), row], 2, never).tokens.shape == (slots, 2)
+    assert made.steps([*[None] * (slots - 1), row], 2, never).tokens.shape == (slots, 2)
 
 
 def test_a_model_of_the_wrong_shape_is_refused():
@@ -101,7 +121,7 @@ def test_a_model_that_raises_at_warm_up_is_refused(error):
 
 def test_memory_is_counted():
     made = runner(slots=8, max_length=128)
-    assert made.state_bytes == 8 * 128 * 8 + 8 * 8
+    assert made.state_bytes == 8 * 128 * 8 * 2 + 8 * 8 * 2
     tensor = torch.zeros(3, dtype=torch.float16)
     assert state_bytes({"a": [tensor, (tensor,)], "b": "not a tensor"}) == 12
     assert (
@@ -126,7 +146,7 @@ def test_its_speed_is_measured():
 def test_neighbours_and_slots_change_nothing(chosen, slot):
     wanted = alone([9, 8, 7], 13, chosen, seed=5)
     made = runner()
-    rows = [IDLE] * 8
+    rows = [None] * 8
     for other in {1, slot, 6}:
         prompt, seed = ([9, 8, 7], 5) if other == slot else ([other + 20] * (other + 1), other)
         rows[other], token = start(made, other, prompt, chosen if other == slot else Sampling(top_k=3), seed)
@@ -135,23 +155,25 @@ def test_neighbours_and_slots_change_nothing(chosen, slot):
     for count in (4, 8):
         new = made.steps(rows, count, never).tokens
         got += new[slot].tolist()
-        rows = [row if row is IDLE else advance(row, new[i].tolist()) for i, row in enumerate(rows)]
+        rows = [row if row is None else advance(row, new[i].tolist()) for i, row in enumerate(rows)]
     assert got == wanted
 
 
-def test_a_prompt_is_padded_to_the_grid_by_its_own_length_alone():
+def test_pieces_lie_on_a_grid_and_are_padded_to_the_longest_of_a_call():
     seen = []
 
     class Watching(fakes.Digest):
-        def prefill(self, tokens, lengths, slots, state):
-            seen.append((tuple(tokens.shape), lengths.tolist(), slots.tolist()))
-            return super().prefill(tokens, lengths, slots, state)
+        def prefill(self, tokens, starts, lengths, slots, state):
+            seen.append((tuple(tokens.shape), starts, lengths, slots))
+            return super().prefill(tokens, starts, lengths, slots, state)
 
-    made = runner(Watching(max_length=100))
+    made = runner(Watching(max_length=300))
     seen.clear()
-    for length in (1, PREFILL_GRID, PREFILL_GRID + 1, 97):
-        start(made, 2, list(range(length)))
-    assert seen == [((1, 32), [1], [2]), ((1, 32), [32], [2]), ((1, 64), [33], [2]), ((1, 100), [97], [2])]
+    start(made, 2, list(range(CHUNK + 7)))
+    assert seen == [((1, CHUNK), [0], [CHUNK], [2]), ((1, 7), [CHUNK], [7], [2])]
+    seen.clear()
+    made.read([Piece(4, np.arange(9), 0, 9, None), Piece(2, np.arange(CHUNK + 20), CHUNK, CHUNK + 20, None)])
+    assert seen == [((2, 20), [0, CHUNK], [9, 20], [4, 2])]
 
 
 def test_the_span_covers_every_step_of_a_tick():
@@ -168,7 +190,7 @@ def test_the_span_covers_every_step_of_a_tick():
     made.steps([row], 4, never)
     assert spans == [(60, 64), (61, 64), (62, 64), (63, 64)]
     made.steps([row], 5, never)
-    assert {span for _, span in spans[4:]} == {128}
+    assert {span for _, span in spans[4:]} == {96}
 
 
 def test_a_row_that_is_over_before_the_others_stays_inside_its_slot():
@@ -230,7 +252,7 @@ def test_log_probabilities_ignore_bias_penalties_and_temperature():
     plain, odd = Sampling(logprobs=3), Sampling(temperature=0, bias=((9, 90.0),), frequency_penalty=2.0, logprobs=3)
     made = runner()
     first, second = (
-        made.prefill(slot, [5, 6], Row(6, 1, 0, chosen)).logprobs[0][0] for slot, chosen in enumerate((plain, odd))
+        read(made, slot, [5, 6], Row(6, 1, 0, chosen)).logprobs[0][0] for slot, chosen in enumerate((plain, odd))
     )
     assert first.top == second.top
     assert second.logprob < -1, "the token that the bias forced was not a likely one"
@@ -241,11 +263,11 @@ def test_bias_forces_and_is_gone_with_its_sequence():
     biased = Sampling(temperature=1.0, bias=((42, 100.0),))
     row, token = start(made, 3, [5, 6], biased)
     other, first = start(made, 0, [5, 6])
-    steps = made.steps([other, IDLE, IDLE, row], 4, never)
+    steps = made.steps([other, None, None, row], 4, never)
     assert [token, *steps.tokens[3].tolist()] == [42] * 5
     assert [first, *steps.tokens[0].tolist()] == alone([5, 6], 5), "a neighbour's bias is the neighbour's"
     row, token = start(made, 3, [5, 6])
-    assert [token, *made.steps([IDLE, IDLE, IDLE, row], 4, never).tokens[3].tolist()] == alone([5, 6], 5)
+    assert [token, *made.steps([None, None, None, row], 4, never).tokens[3].tolist()] == alone([5, 6], 5)
 
 
 def test_bias_is_replaced_whole():
@@ -288,7 +310,7 @@ def test_not_finite_is_told_by_row():
     bad = dataclasses.replace(bad, position=bad.position + 2)
     good = dataclasses.replace(good, position=good.position + 2)
     assert made.steps([bad, good], 2, never).finite.tolist() == [False, True]
-    assert made.prefill(2, [fakes.MARK, ord("N"), *[5] * 20], Row(5, 21, 0, GREEDY)).finite.tolist() == [False]
+    assert read(made, 2, [fakes.MARK, ord("N"), *[5] * 20], Row(5, 21, 0, GREEDY)).finite.tolist() == [False]
 
 
 # failing

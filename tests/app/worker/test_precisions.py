@@ -1,0 +1,48 @@
+"""Which precision each kind of model gets on each kind of device."""
+
+import pytest
+import torch
+from torch import nn
+
+from app.dtypes import parse
+from app.worker import packing, precisions
+from models.gpt import GPT
+from models.precision import PrecisionError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+NETWORK = GPT(vocab_size=32, max_length=8, width=32, layers=1, heads=2)
+
+
+@pytest.fixture(params=[True, False])
+def fast(request, monkeypatch):
+    """Whether the CPU multiplies bf16."""
+    monkeypatch.setattr(packing, "has_fast_bf16", lambda: request.param)
+    return request.param
+
+
+def test_auto(fast):
+    there = "bf16" if fast else "fp32"
+    assert precisions.resolve("auto", CPU) == there
+    assert precisions.resolve("auto", CUDA) == "fp32"
+    assert precisions.for_pictures(parse("auto"), "a", CPU) == there
+    assert precisions.for_text(parse("auto"), "a", NETWORK, CPU) == there
+    assert precisions.for_text(parse("auto"), "a", nn.Linear(1, 1), CPU) == "fp32"
+
+
+def test_few_bits(fast):
+    for dtype in ("int8", "int4"):
+        assert precisions.for_text(parse(dtype), "a", NETWORK, CPU) == dtype
+        assert precisions.for_pictures(parse(dtype), "a", CPU) == ("bf16" if fast else "fp32")
+        assert precisions.for_text(parse(dtype), "a", nn.Linear(1, 1), CPU) == "fp32"
+        with pytest.raises(PrecisionError, match=f"a: {dtype} is for CPUs; on cuda give fp32 or bf16"):
+            precisions.for_text(parse(dtype), "a", NETWORK, CUDA)
+        with pytest.raises(PrecisionError, match=f"a: makes pictures, which {dtype} is not for"):
+            precisions.for_pictures(parse(f"a={dtype}"), "a", CPU)
+        with pytest.raises(PrecisionError, match="a: Linear has no embedding and head to pack"):
+            precisions.for_text(parse(f"a={dtype}"), "a", nn.Linear(1, 1), CPU)
+
+
+def test_names_that_are_not_served():
+    precisions.check_names(parse("int8,a=fp32"), ["a", "b"])
+    with pytest.raises(PrecisionError, match=r"dtype: no model c, d is served \(served: a, b\)"):
+        precisions.check_names(parse("c=fp32,a=bf16,d=int8"), ["a", "b"])

@@ -203,6 +203,7 @@ def test_pictures_of_another_size_than_the_data_are_refused(model_folder, datase
 
 
 COMMITTED = (
+    "weights/animals-gan",
     "weights/fashion-gan",
     "weights/fashion-style",
     "weights/fashion-vae",

@@ -14,8 +14,9 @@ CHECK_COMPOSE := $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --
 CODE := app models training tests examples benchmarks
 PEERS := fastapi litserve mosec bentoml
 PEER_VENVS := build/bench/venvs
+CLIENTS := build/clients
 
-.PHONY: help install serve test chaos soak lint format type docker-test bench bench-growth bench-faults bench-peers lock train evaluate clean
+.PHONY: help install serve test clients-test chaos soak lint format type docker-test bench bench-growth bench-faults bench-peers lock train evaluate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -27,6 +28,9 @@ serve: install ## serve the weights of the repository (HOST=, PORT=)
 
 test: $(VENV)/.dev ## run the tests, but for those of `make chaos` (ARGS= for pytest)
 	$(BIN)/python -m pytest --ignore=tests/chaos $(ARGS)
+
+clients-test: $(VENV)/.dev $(CLIENTS)/.installed ## let other people's OpenAI clients talk to a server: llm, litellm, lm-eval (ARGS= for pytest)
+	CLIENTS_BIN=$(CLIENTS)/bin $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 chaos: $(VENV)/.dev ## put faults to a real server: five minutes (ARGS= for pytest)
 	$(BIN)/python -m pytest tests/chaos $(ARGS)
@@ -100,6 +104,11 @@ $(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
 
 $(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt
 	$(PIP) install -q -r benchmarks/requirements.txt
+	touch $@
+
+$(CLIENTS)/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q '$(TORCH)' -r $<
 	touch $@
 
 $(PEER_VENVS)/%/.installed: benchmarks/peers/requirements-%.txt

@@ -356,6 +356,7 @@ class Engine:
         telemetry.compute.labels(model).observe(header["seconds"])
         telemetry.slots_busy.labels(model).set(header["busy"])
         telemetry.tokens.labels(model, "prompt").inc(header["prefills"])
+        telemetry.tokens.labels(model, "reused").inc(header["reused"])
         if header["rows"]:
             telemetry.batch_size.labels(model).observe(header["rows"])
         for waited in header["waited"]:

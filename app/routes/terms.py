@@ -13,7 +13,11 @@ HEADER = "X-Request-Timeout"
 RAW_HEADER = HEADER.lower().encode()
 LONGEST = 3600.0
 SECONDS_PATTERN = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,9})?")
-UNCOMPUTED = {"scale", "format", "stream", "stream_options", "stop"}  # fields that the worker never sees
+# fields that the worker never sees
+UNCOMPUTED = {
+    *("scale", "format", "stream", "stream_options", "stop"),
+    *("user", "metadata", "safety_identifier", "prompt_cache_key"),
+}
 
 
 def terms_of(request: Request, body: BaseModel, content: bytes = b"", *, whole: bool = True) -> Terms:

@@ -1,6 +1,7 @@
 """A real `genserve serve` with the poisoned models, its worker a process; what it holds is measured from outside."""
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import checkpoint
 from tests import fakes
 from tests import serving as plain
 from tests.chaos import poison
@@ -44,8 +46,15 @@ def write_models(weights: Path) -> Path:
     poison.write(weights, "poisoned", milliseconds=1)
     poison.write(weights, "wide")
     poison.write(weights, "cycle", max_length=MAX_LENGTH)
+    _let_chat(weights / "cycle")
     fakes.write(weights, "reader", "echo-encoder", gate=str(gate(weights)))
     return weights
+
+
+def _let_chat(folder: Path) -> None:
+    """Give a text model a chat template: every message's text, one after the other."""
+    template = checkpoint.write_template(folder, "{% for message in messages %}{{ message.content }} {% endfor %}")
+    checkpoint.write_config(folder, dataclasses.replace(checkpoint.read_config(folder), chat_template=template))
 
 
 def gate(weights: Path) -> Path:

@@ -77,7 +77,7 @@ class Played:
             "chunks": [(number, tokens, (), finish, None, None)],
             "seconds": 0.01,
         }
-        self.send(header | {"rows": 1, "prefills": 1, "waited": [0.0], "busy": 1})
+        self.send(header | {"rows": 1, "prefills": 1, "reused": 0, "waited": [0.0], "busy": 1})
 
     def batch(self, *parts, seconds=0.1, padding=0):
         """Answer (job, offset, pixels or error) parts; a picture is one pixel."""

@@ -3,6 +3,8 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MINUTES ?= 20
+# Processes that run tests side by side.
+WORKERS ?= 2
 # Whichever build of torch pip is configured for; e.g. TORCH=./torch-2.13.0-....whl or a build with another CUDA.
 TORCH ?= torch==2.13.0
 
@@ -27,7 +29,7 @@ serve: install ## serve the weights of the repository (HOST=, PORT=)
 	$(BIN)/genserve serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev ## run the tests, but for those of `make chaos` (ARGS= for pytest)
-	$(BIN)/python -m pytest --ignore=tests/chaos $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/chaos -n $(WORKERS) $(ARGS)
 
 clients-test: $(VENV)/.dev $(CLIENTS)/.installed ## let other people's OpenAI clients talk to a server: llm, litellm, lm-eval (ARGS= for pytest)
 	CLIENTS_BIN=$(CLIENTS)/bin $(BIN)/python -m pytest -m clients tests/clients $(ARGS)

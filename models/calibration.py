@@ -37,7 +37,7 @@ def smoothing(inputs: Tensor, weight: Tensor) -> Tensor:
         torch.linalg.vector_norm(part, torch.inf, 0, dtype=torch.float32).clamp_min(SMALLEST)
         for part in (inputs, weight)
     )
-    factors = seen**ALPHA / own ** (1 - ALPHA)
+    factors: Tensor = seen**ALPHA / own ** (1 - ALPHA)
     return factors / factors.log().mean().exp()
 
 

@@ -78,20 +78,24 @@ class Int8Linear(Packed):
         codes, self._scales = round_to_int8(weight if smooth is None else weight * smooth)
         self._weight = integers.qlinear_prepack(codes, None)
         self._zeros = torch.zeros(len(codes), dtype=torch.int32)
-        self._bias, self._out = None if bias is None else bias.to(out), out
-        self._unsmooth = torch.ones(1) if smooth is None else smooth.float().reciprocal()
-        self._middle = torch.tensor(MIDDLE + 0.5)  # so that cutting the fraction off rounds
+        self._bias, self._out = None if bias is None else bias.float(), out
+        self._unsmooth = None if smooth is None else smooth.float().reciprocal()
         self.bytes = _bytes(codes, self._scales, self._bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The product."""
-        x = x * self._unsmooth
-        scales = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).div_(MIDDLE - 1).clamp_min_(SMALLEST)
-        codes = torch.addcmul(self._middle, x, scales.reciprocal()).to(torch.uint8)
+        # One kind of number at a time: operations that mix two take many times as long.
+        x = x.float()
+        if self._unsmooth is not None:
+            x = x * self._unsmooth
+        scales = x.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST).div_(MIDDLE - 1)
+        codes = (x / scales).add_(MIDDLE + 0.5).to(torch.uint8)  # cutting the fraction off rounds
         weight = (self._weight, self._scales, self._zeros)
-        out: Tensor = integers.qlinear_pointwise(codes, 1.0, MIDDLE, *weight, None, 1.0, 0, self._out, "none", [], "")
-        out = out.mul_(scales)
-        return out if self._bias is None else out + self._bias
+        out: Tensor = integers.qlinear_pointwise(
+            codes, 1.0, MIDDLE, *weight, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        out.mul_(scales)
+        return (out if self._bias is None else out.add_(self._bias)).to(self._out)
 
 
 def _bytes(*tensors: Tensor | None) -> int:

@@ -19,7 +19,7 @@ from app.worker.dispatch import Mark, unmarked
 from app.worker.drawing import Steps
 from app.worker.faults import NOT_FINITE, reason
 from app.worker.grammars import GrammarRefused, Grammars
-from app.worker.pace import Pace
+from app.worker.pace import CALL_TOKENS, Pace
 from app.worker.pieces import Piece
 from app.worker.progress import Progress
 from app.worker.row import Row
@@ -164,7 +164,7 @@ class ContinuousBatcher:
 
     def _batch(self, tokens: int) -> list[int]:
         """Slots whose next pieces are read in one call: those whose last turn is the longest ago, one at least."""
-        batch: list[int] = []
+        batch, tokens = list[int](), max(tokens, CALL_TOKENS)
         for slot in sorted((slot for slot in self._slots.reading if self._slots[slot].begun), key=self._turn):
             sequence = self._slots[slot]
             lonely = sequence.alone or 0 < sequence.piece_length < self._runner.packs_from

@@ -7,6 +7,7 @@ HURRIED_STEPS = 2  # while somebody waits for a first token
 TICK_SECONDS = 0.03  # what a tick should stay under
 LONE_TICK_SECONDS = 0.25  # of prompts, while nobody's tokens wait for its end
 TICK_TOKENS = 512  # of prompts, at most
+CALL_TOKENS = 256  # of several prompts in one call, however short the tick should be: together they cost half as much
 LEARNING = 0.2  # weight of the last measurement
 
 

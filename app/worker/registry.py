@@ -28,7 +28,7 @@ from app.worker.faults import DeviceLost
 from app.worker.grammars import Grammars
 from app.worker.runner import LatentRunner, ModelFault
 from app.worker.sequences import SequenceRunner, state_bytes
-from app.worker.threads import compute_with
+from app.worker.threads import compute_with, on_threads
 from models import LATENT_MODELS, checkpoint, precision
 from models.calibration import SAMPLE
 from models.checkpoint import Checkpoint, CheckpointError, Kind, ModelConfig, TokenizerFile
@@ -40,6 +40,7 @@ LATENT_BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or
 BYTES_A_PARAMETER: dict[Precision, float] = {"fp32": 5, "bf16": 2.5, "int8": 1.5, "int4": 1.25}
 # Beyond that, of the model that is being verified, converted and packed; the file of a sequence model is mapped.
 LOADING_BYTES_A_PARAMETER: dict[Kind, int] = {"latent": 12, "sequence": 4}
+ALL_THREADS_PARAMETERS = 1 << 25  # from here on one step takes every core
 ORDER_FILE = "order.txt"  # beside the weights folders: names of models that come first, one a line
 MAX_ORDER = 1 << 16  # bytes of it
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -75,7 +76,7 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
     """
     device = resolve_device(config.device)
     threads = compute_threads(config, device)
-    compute_with(threads)  # packing
+    compute_with(1)  # what this thread does itself: it leads no others
     try:
         if config.models_module:
             checkpoint.import_extra_models(config.models_module)
@@ -174,6 +175,15 @@ def compute_threads(config: WorkerConfig, device: torch.device) -> int:
     if device.type != "cpu":
         return 1
     return config.threads or len(os.sched_getaffinity(0))
+
+
+def sequence_threads(parameters: int, threads: int) -> int:
+    """Threads that compute one step of a sequence model, out of so many.
+
+    Threads of one product wait for each other at barriers: with none left for HTTP, all of them would wait for it. A
+    large network's products are long beside that. Told by size, never by a measurement: threads decide bits.
+    """
+    return threads if parameters >= ALL_THREADS_PARAMETERS else max(1, threads - 1)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -347,11 +357,10 @@ def _sequence_lane(
     folder: Path,
 ) -> tuple[Lane, ModelInfo]:
     tokenizer = _check_tokenizer(loaded, info, folder)
+    threads = sequence_threads(info.parameters, compute_threads(config, device))
     sample = Tokenizer(folder / checkpoint.TOKENIZER_FILE).encode(SAMPLE) if chosen in PACKED_ONLY else []
-    model = _in_precision(loaded.model, chosen, sample, device)
+    model = on_threads(threads, lambda: _in_precision(loaded.model, chosen, sample, device))
     slots = _slots_that_fit(info.name, state_bytes(model.init_state(1)), device, config)
-    # Threads of one product wait for each other at barriers: with none left for HTTP, all of them would wait for it.
-    threads = max(1, compute_threads(config, device) - 1)
     runner = SequenceRunner(model, device, slots, threads)
     stops = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     template = loaded.config.chat_template

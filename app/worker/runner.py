@@ -19,7 +19,7 @@ from app.engine.link import MAX_BODY
 from app.worker import packing
 from app.worker.device import tell_apart
 from app.worker.flops import FlopCounter
-from app.worker.threads import compute_with
+from app.worker.threads import compute_with, on_threads
 from models.protocols import LatentModel
 
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
@@ -68,7 +68,9 @@ class ExactRunner:
             DeviceLost: no call to the device will succeed any more.
             Exception: whatever the network raises.
         """
-        compute_with(self.threads)
+        return on_threads(self.threads, lambda: self._compute(rows, labels))
+
+    def _compute(self, rows: Rows, labels: Labels) -> tuple[Rows, NDArray[np.bool_]]:
         try:
             with torch.inference_mode():
                 size = self.bucket_for(len(labels))

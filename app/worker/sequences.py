@@ -22,7 +22,7 @@ from app.worker.pieces import CHUNK, Piece, Tokens, piece_end
 from app.worker.row import Row
 from app.worker.runner import ModelFault
 from app.worker.tally import Tally
-from app.worker.threads import compute_with
+from app.worker.threads import on_threads
 from models.protocols import PrefixModel, SequenceModel
 
 T = TypeVar("T")
@@ -51,19 +51,21 @@ class SequenceRunner:
             ModelFault: the network raises, or its output is not [R, vocab_size].
         """
         self._model, self._device, self._threads = model, device, threads
-        compute_with(threads)
         self.vocab_size, self.max_length = model.vocab_size, model.max_length
         self.keeps = isinstance(model, PrefixModel)
         try:
-            with torch.inference_mode():
-                exact = find_exact(model, device, slots)
-                self.slots, self.buckets, self.spans = exact.slots, exact.buckets, exact.spans
-                self.packs_from = exact.packs_from
-                self._allocate()
-                self.token_seconds, self.step_seconds = self._measure_piece(), self._measure_step()
-                self._allocate()
+            on_threads(threads, lambda: self._warm_up(slots))
         except (RuntimeError, IndexError, ValueError, TypeError, MemoryError) as error:
             raise ModelFault(f"the warm-up of the sequence model failed: {error}") from error
+
+    @torch.inference_mode()
+    def _warm_up(self, slots: int) -> None:
+        exact = find_exact(self._model, self._device, slots)
+        self.slots, self.buckets, self.spans = exact.slots, exact.buckets, exact.spans
+        self.packs_from = exact.packs_from
+        self._allocate()
+        self.token_seconds, self.step_seconds = self._measure_piece(), self._measure_step()
+        self._allocate()
 
     def _allocate(self) -> None:
         self._state: object = None  # two of them may be more than there is memory for
@@ -132,9 +134,11 @@ class SequenceRunner:
         self._on_device(lambda: self._read_all(slot, zeros))
         self.forget(slot)
 
-    @torch.inference_mode()
     def _on_device(self, compute: Callable[[], T]) -> T:
-        compute_with(self._threads)  # of this thread: a worker's others compute pictures
+        return on_threads(self._threads, lambda: self._guarded(compute))
+
+    @torch.inference_mode()
+    def _guarded(self, compute: Callable[[], T]) -> T:
         try:
             return compute()
         except Exception as error:

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions` with the stock `openai` client, over the application in this process."""
 
-import asyncio
 import dataclasses
 import json
 
@@ -10,8 +9,6 @@ import pytest
 
 from app.schemas import OpenAIChatChunk, OpenAIChatCompletion
 from tests import fake_sequences as fakes
-from tests.conftest import running
-from tests.serving import eventually
 
 URL = "/v1/chat/completions"
 TEMPLATE = (
@@ -266,17 +263,6 @@ async def test_a_failure_in_a_stream(chat_client, stock):
         [event async for event in events]
     assert caught.value.body["code"] == "compute_failed"
     assert chat_client.app.state.engine.in_flight == 0
-
-
-async def test_a_client_that_leaves(text_settings, tmp_path, gate):
-    async with running(text_settings()) as client:
-        teach(client, tmp_path, "{{ messages[0].content }}")
-        body = {"model": "digest", "messages": [{"role": "user", "content": fakes.GATE}], "n": 4}
-        asked = asyncio.ensure_future(client.post(URL, json=body))
-        await eventually(lambda: client.app.state.engine.in_flight == 4)
-        asked.cancel()
-        await eventually(lambda: client.app.state.engine.in_flight == 0)
-        gate.unlink()
 
 
 # refusals

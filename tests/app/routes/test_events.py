@@ -214,6 +214,16 @@ def test_a_client_that_leaves_before_its_first_token(server, gate):
     settled(server)
 
 
+def test_a_client_that_leaves_a_conversation(server, gate):
+    said = [{"role": "user", "content": f"{fakes.GATE_PREFILL}a"}]
+    with asking(server, "/v1/chat/completions", model="counting", messages=said, max_tokens=20, n=3):
+        wait_until(pictures.held(gate).exists, "the worker does not reach the gate")
+        assert server.metric("genserve_queue_depth", model="counting") == 3
+    wait_until(lambda: server.metric("genserve_queue_depth", model="counting") == 0, "its rows are still queued")
+    gate.unlink()
+    settled(server)
+
+
 def test_a_failure_after_the_first_byte_ends_the_stream_and_nobody_else_s(server):
     good = {"prompt": "good", "max_tokens": 40, "seed": 1}
     with asking(server, ROUTES[0], **good) as connection:

@@ -32,8 +32,7 @@ class Peer:
         sock.settimeout(60)
 
     def send(self, header, *arrays):
-        for part in pack(header, arrays):
-            self.sock.sendall(part)
+        self.sock.sendall(b"".join(pack(header, arrays)))  # many small writes fill a socket that nobody reads
 
     def receive(self):
         while not self.frames:

@@ -117,6 +117,14 @@ def test_memory_of_a_language_model_is_what_its_precision_takes(texts):
         assert size - state_bytes(slots) <= needed["writer"]
 
 
+def test_a_large_language_model_takes_all_threads(texts, monkeypatch):
+    assert [registry.sequence_threads(size, 4) for size in (5_000_000, 33_000_000, 34_000_000)] == [3, 3, 4]
+    assert [registry.sequence_threads(size, 1) for size in (0, 1 << 30)] == [1, 1]
+    assert registry.load(with_(texts, models=("writer",), threads=2)).models[0].threads == 1
+    monkeypatch.setattr(registry, "ALL_THREADS_PARAMETERS", 1)
+    assert registry.load(with_(texts, models=("writer",), threads=2)).models[0].threads == 2
+
+
 def test_what_can_not_be_packed_is_served_as_it_is(texts):
     for dtype, name in (("auto", "float32"), ("int4", "float32"), ("bf16", "bfloat16")):
         assert registry.load(with_(texts, models=("echo",), dtype=dtype)).models[0].dtype == name

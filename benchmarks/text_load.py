@@ -110,7 +110,7 @@ def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         headers=HEADERS,
         timeout=TIMEOUT,
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),  # llama.cpp's server ends connections after a stream
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 

@@ -24,7 +24,7 @@ from benchmarks.text_prompts import Prompt
 SLOTS = 16  # completions that every server is told to run at once
 POSITIONS = 256  # of each, prompt included
 THREADS = 2
-START_SECONDS, PAUSE = 120.0, 0.02
+START_SECONDS, PAUSE = 120.0, 0.05
 OURS = "genserve"
 SAME = {
     "BF16": "bf16",

@@ -20,8 +20,8 @@ def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes in 0..15, int32 [N, K], and bfloat16 (scale, middle) of each group, [K / 32, N, 2].
 
-    Weight [N, K] is about (codes - 8) * scale + middle; codes are chosen for scales as they are kept. A group's range is
-    that of all its weights: cutting it where that lessens the squared error makes perplexity worse.
+    Weight [N, K] is about (codes - 8) * scale + middle; codes are chosen for scales as they are kept. A group's range
+    is that of all its weights: cutting it where that lessens the squared error makes perplexity worse.
     """
     groups = weight.float().view(len(weight), -1, GROUP)
     low, high = groups.aminmax(dim=-1)

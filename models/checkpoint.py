@@ -11,7 +11,6 @@ import importlib
 import json
 import math
 import os
-import re
 import stat
 import struct
 import sys
@@ -29,13 +28,16 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 import models
+from models import controls, outputs
+from models.critic import Critic, CriticFile
 
 FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME_PATTERN = outputs.MODEL_NAME
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
+CRITIC_FILE = "critic.safetensors"
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 1 << 20
 FEW_PARAMETERS = 1 << 20  # are built whatever the file holds, to say what does not fit
@@ -102,6 +104,10 @@ class ModelConfig:
         card: description, licence, training data and metrics, shown by `GET /v1/models`.
         tokenizer: the tokenizer of a sequence model; None for other models.
         chat_template: how a conversation becomes a prompt; None for a model that does not chat.
+        output: what the tokens of a sequence model stand for, as `models.outputs` checks it; empty for text.
+        controls: names for single numbers of a latent, as `models.controls` checks them.
+        critic: the discriminator that a sampler follows; None for a model without one. Pictures of seeds do not depend
+            on it, so the digest does not either.
     """
 
     architecture: str
@@ -112,6 +118,9 @@ class ModelConfig:
     card: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: TokenizerFile | None = None
     chat_template: TemplateFile | None = None
+    output: Mapping[str, Any] = field(default_factory=dict)
+    controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    critic: CriticFile | None = None
 
     @property
     def kind(self) -> Kind:
@@ -126,6 +135,10 @@ class ModelConfig:
             parts.append(self.tokenizer.vouched)
         if self.chat_template is not None:
             parts.append({"chat_template": self.chat_template.sha256})
+        if self.output:
+            parts.append({"output": dict(self.output)})
+        if self.controls:
+            parts.append({"controls": controls.vouched(self.controls)})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -227,9 +240,14 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
         tokenizer = _parse_tokenizer(raw["tokenizer"]) if raw.get("tokenizer") is not None else None
         template = TemplateFile(**raw["chat_template"]) if raw.get("chat_template") is not None else None
         known_fields = raw["architecture"], raw["config"], weights["sha256"], weights["size"]
-        config = ModelConfig(*known_fields, tuple(labels), card, tokenizer, template)
+        output = outputs.checked(raw["output"]) if raw.get("output") is not None else {}
+        named = controls.checked(raw["controls"]) if raw.get("controls") is not None else {}
+        critic = CriticFile(**raw["critic"]) if raw.get("critic") is not None else None
+        config = ModelConfig(*known_fields, tuple(labels), card, tokenizer, template, output, named, critic)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: missing or malformed field {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     expected = {"architecture": str, "config": dict, "sha256": str, "size": int, "card": dict}
     wrong = [name for name, kind in expected.items() if not isinstance(getattr(config, name), kind)]
     if not all(isinstance(label, str) for label in config.labels):
@@ -240,11 +258,20 @@ def _parse_config(path: Path, raw: object, known: Networks) -> ModelConfig:
         wrong.append("chat_template")
     if not _is_plain(config.card):
         wrong.append("card")
+    if critic is not None:
+        wrong += [f"critic.{name}" for name in critic.faults]
+        wrong += [] if _is_plain(critic.card) else ["critic.card"]
     if wrong:
         raise CheckpointError(f"{path}: wrong type for {', '.join(wrong)}")
     if config.architecture not in known:
         names = ", ".join(sorted(known))
         raise CheckpointError(f"{path}: unknown architecture {_short(repr(config.architecture))} (known: {names})")
+    if config.output and config.kind == "latent":
+        raise CheckpointError(f"{path}: output: belongs to sequence models; {config.architecture} makes pictures")
+    if config.controls and config.kind != "latent":
+        raise CheckpointError(f"{path}: controls: belong to latent models, which {config.architecture} is not")
+    if config.critic is not None and config.kind != "latent":
+        raise CheckpointError(f"{path}: critic: belongs to latent models, which {config.architecture} is not")
     return config
 
 
@@ -297,19 +324,40 @@ def load(folder: Path, networks: Networks | None = None, *, as_stored: bool = Fa
         _verify_file(folder / TOKENIZER_FILE, config.tokenizer.size, config.tokenizer.sha256)
     if config.chat_template is not None:
         _verify_template(folder / TEMPLATE_FILE, config.chat_template)
+    return Checkpoint(folder.name, config, _read_network(path, config, networks, as_stored=as_stored))
+
+
+def load_critic(folder: Path, config: ModelConfig) -> Critic | None:
+    """Load and verify the critic beside a model's weights, on the CPU, in evaluation mode; None when there is none.
+
+    Raises:
+        CheckpointError: anything about it is missing, truncated, tampered with, non-finite or does not fit.
+    """
+    critic = config.critic
+    if critic is None:
+        return None
+    path = folder / CRITIC_FILE
+    _verify_file(path, critic.size, critic.sha256)
+    return Critic(_read_network(path, critic, models.CRITICS), critic.scale, critic.step_size)
+
+
+def _read_network(
+    path: Path, described: ModelConfig | CriticFile, networks: Networks | None, *, as_stored: bool = False
+) -> nn.Module:
+    """The network that is described, filled from a verified file: in evaluation mode, frozen, no larger than that."""
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors: {_short(str(error))}") from error
     _check_finite(path, tensors)
     try:
-        count = max(2 * config.size, FEW_PARAMETERS)  # an element takes a byte at least; some are shared
+        count = max(2 * described.size, FEW_PARAMETERS)  # an element takes a byte at least; some are shared
         with _at_most(count), _Uninitialised():
-            model = build(config.architecture, config.config, networks)
+            model = build(described.architecture, described.config, networks)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+        raise CheckpointError(f"{path.with_name(CONFIG_FILE)}: {error}") from error
     load_tensors(model, tensors, str(path), as_stored=as_stored)
-    return Checkpoint(folder.name, config, model.eval().requires_grad_(False))
+    return model.eval().requires_grad_(False)
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -364,11 +412,10 @@ def _verify_file(path: Path, size: int, sha256: str) -> None:
                 wrong = f"{there} bytes where {CONFIG_FILE} says {size}: truncated or replaced"
                 raise CheckpointError(f"{path}: {wrong}")
             prefix = file.read(8)
-            if path.name == WEIGHTS_FILE and (
-                len(prefix) < 8 or _header_size(prefix) > min(size - 8, MAX_HEADER_BYTES)
-            ):
+            tensors = path.name in (WEIGHTS_FILE, CRITIC_FILE)
+            if tensors and (len(prefix) < 8 or _header_size(prefix) > min(size - 8, MAX_HEADER_BYTES)):
                 raise CheckpointError(f"{path}: the safetensors header does not fit in the file or is over its limit")
-            if path.name == WEIGHTS_FILE:
+            if tensors:
                 _check_header(path, file.read(_header_size(prefix)))
             file.seek(0)
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -454,29 +501,71 @@ def save(
     card: Mapping[str, Any] | None = None,
     tokenizer: bytes | None = None,
     eos_token_id: int | None = None,
+    output: Mapping[str, Any] | None = None,
+    named: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ModelConfig:
     """Write `model.safetensors` (floats in fp16), `tokenizer.json` and `config.json`, each atomically.
 
-    Returns what was written; `tokenizer` is the content of a sequence model's `tokenizer.json`.
+    Returns what was written; `tokenizer` is the content of a sequence model's `tokenizer.json`, `output` says what its
+    tokens stand for; `named` are the controls of a latent model.
 
     Raises:
         CheckpointError: a weight is non-finite or too large for fp16.
+        ValueError: `output` or a control is none that a service can read.
     """
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        half = tensor.detach().cpu()
-        half = half.half() if half.is_floating_point() else half
-        tensors[name] = half.contiguous()
+    meant = {} if output is None else outputs.checked(dict(output))
+    controlled = {} if named is None else controls.checked(dict(named))
     path = folder / WEIGHTS_FILE
-    _check_finite(path, tensors)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = safetensors.torch.save(tensors)
+    data = _halves(path, model)
     digest = hashlib.sha256(data).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
     beside = None if tokenizer is None else write_tokenizer(folder, tokenizer, eos_token_id)
-    written = ModelConfig(architecture, dict(config), digest, len(data), labels, dict(card or {}), beside)
+    fields = architecture, dict(config), digest, len(data), labels, dict(card or {}), beside
+    written = ModelConfig(*fields, output=meant, controls=controlled)
     write_atomically(path, data)
     write_config(folder, written)
     return written
+
+
+def _halves(path: Path, model: nn.Module) -> bytes:
+    """A network as a safetensors file, floats in fp16.
+
+    Raises:
+        CheckpointError: a weight is non-finite or too large for that.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    tensors = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()}
+    _check_finite(path, tensors)
+    return safetensors.torch.save(tensors)
+
+
+def write_critic(
+    folder: Path,
+    network: nn.Module,
+    *,
+    architecture: str,
+    config: Mapping[str, Any],
+    scale: float,
+    step_size: float,
+    card: Mapping[str, Any],
+) -> ModelConfig:
+    """Put a critic beside a latent model's weights: `critic.safetensors`, then `config.json`, each atomically.
+
+    The arguments are those of `CriticFile`; returns the folder's new configuration.
+
+    Raises:
+        CheckpointError: the folder can't be read, a weight does not fit into fp16, or a number is out of range.
+    """
+    written, path = read_config(folder), folder / CRITIC_FILE
+    data = _halves(path, network)
+    fields = architecture, dict(config), hashlib.sha256(data).hexdigest(), len(data), scale, step_size, dict(card)
+    critic = CriticFile(*fields)
+    if critic.faults:
+        raise CheckpointError(f"{path}: {', '.join(critic.faults)} out of range")
+    write_atomically(path, data)
+    with_critic = dataclasses.replace(written, critic=critic)
+    write_config(folder, with_critic)
+    return with_critic
 
 
 def write_tokenizer(
@@ -514,6 +603,12 @@ def write_config(folder: Path, config: ModelConfig) -> None:
         raw["tokenizer"] = {name: value for name, value in fields.items() if value != ()}
     if config.chat_template is not None:
         raw["chat_template"] = dataclasses.asdict(config.chat_template)
+    if config.output:
+        raw["output"] = dict(config.output)
+    if config.controls:
+        raw["controls"] = {name: dict(control) for name, control in config.controls.items()}
+    if config.critic is not None:
+        raw["critic"] = dataclasses.asdict(config.critic)
     write_atomically(folder / CONFIG_FILE, json.dumps(raw, indent=2, ensure_ascii=False).encode() + b"\n")
 
 

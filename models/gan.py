@@ -75,13 +75,17 @@ class ConvDiscriminator(nn.Module):
         self.score = nn.Linear(last, 1)
         self.embedding = nn.Embedding(num_classes, last) if num_classes else None
 
-    def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """[N, C, H, W] in [-1, 1], [N] -> [N] logits, larger for samples that look real."""
+    def features(self, samples: Tensor) -> Tensor:
+        """[N, C, H, W] in [-1, 1] -> [N, channels[-1]]."""
         x = F.leaky_relu(self.from_image(samples), 0.2)
         for stage in self.stages:
             for layer in stage:  # type: ignore[attr-defined]  # nn.ModuleList hides its element type
                 x = F.leaky_relu(layer(x), 0.2)
-        features = F.leaky_relu(self.pool(x).flatten(1), 0.2)
+        return F.leaky_relu(self.pool(x).flatten(1), 0.2)
+
+    def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
+        """[N, C, H, W] in [-1, 1], [N] -> [N] logits, larger for samples that look real."""
+        features = self.features(samples)
         logits: Tensor = self.score(features).squeeze(1)
         if self.embedding is not None:
             logits = logits + (self.embedding(labels) * features).sum(1) / features.shape[1] ** 0.5

@@ -70,6 +70,19 @@ class StyledModel(LatentModel, Protocol):
 
 
 @runtime_checkable
+class CodeModel(LatentModel, Protocol):
+    """The decoder of a vector-quantised autoencoder: latents are numbers of codes, as floats.
+
+    `decode` rounds and clamps them. Noise makes no picture: a sequence model writes the codes.
+
+    Attributes:
+        num_codes: numbers from 0 up to this one, not included, are codes.
+    """
+
+    num_codes: int
+
+
+@runtime_checkable
 class SequenceModel(Protocol[State]):
     """Autoregressive network over one vocabulary; row i of the state is slot i.
 
@@ -112,4 +125,23 @@ class PrefixModel(SequenceModel[State], Protocol[State]):
 
     def copy_slot(self, source: int, target: int, length: int, state: State, /) -> None:
         """Make the first `length` positions of slot `target` those of slot `source`, bit by bit."""
+        ...
+
+
+@runtime_checkable
+class ConditionedModel(SequenceModel[State], Protocol[State]):
+    """A sequence model that is told numbers besides tokens: what to say, how long, how closely to follow the prompt.
+
+    Attributes:
+        condition_length: most numbers that a sequence may be told.
+    """
+
+    condition_length: int
+
+    def condition(self, conditions: Tensor, lengths: Sequence[int], slots: Sequence[int], state: State, /) -> None:
+        """Tell slots [B] their numbers, before the first piece of their prompts: conditions [B, L], lengths [B].
+
+        Float32, right-padded with zeros, L at most `condition_length`. Row i depends on row i alone. A length of 0 is
+        the model's default; a slot that was never told anything behaves so too.
+        """
         ...

@@ -93,7 +93,7 @@ class Client:
         Raises:
             TrainingError: it can't be reached, does not serve the model, or this makes no pictures.
         """
-        _, body = self._ask("GET", f"/v1/models/{quote(self._model, safe='')}")
+        _, body = self.ask("GET", f"/v1/models/{quote(self._model, safe='')}")
         try:
             card = json.loads(body)["genserve"]
             if card["status"] != "ready" or card["kind"] != "latent":
@@ -135,7 +135,7 @@ class Client:
         fields = {"model": served.name, "n": len(order.places), "seed": order.seed, "truncation": truncation}
         if order.label is not None:
             fields["label"] = order.label
-        headers, body = self._ask("POST", "/v1/images/generate", fields)
+        headers, body = self.ask("POST", "/v1/images/generate", fields)
         self.runtimes.add(headers.get("x-genserve-runtime", "unknown"))
         try:
             answer = json.loads(body)
@@ -148,10 +148,16 @@ class Client:
             raise TrainingError(f"{served.name}: the service sent other pictures than it was asked for")
         return torch.stack(found)
 
-    def _ask(self, method: str, path: str, fields: Mapping[str, Any] | None = None) -> tuple[dict[str, str], bytes]:
-        """Headers, in lower case, and body of a good answer; waits and asks again when it is put off."""
+    def ask(
+        self, method: str, path: str, fields: Mapping[str, Any] | None = None, accept: str = "application/json"
+    ) -> tuple[dict[str, str], bytes]:
+        """Headers, in lower case, and body of a good answer; waits and asks again when it is put off.
+
+        Raises:
+            TrainingError: there is no good answer.
+        """
         for _ in range(MAX_TRIES):
-            status, headers, body = self._exchange(method, path, fields)
+            status, headers, body = self._exchange(method, path, fields, accept)
             if status == 200:
                 return headers, body
             if status not in PUT_OFF or "retry-after" not in headers:
@@ -160,10 +166,12 @@ class Client:
                 break
         raise TrainingError(f"{self._url}: {method} {path} was put off {MAX_TRIES} times{_reason(body)}")
 
-    def _exchange(self, method: str, path: str, fields: Mapping[str, Any] | None) -> tuple[int, dict[str, str], bytes]:
+    def _exchange(
+        self, method: str, path: str, fields: Mapping[str, Any] | None, accept: str
+    ) -> tuple[int, dict[str, str], bytes]:
         kind = HTTPSConnection if self._scheme == "https" else HTTPConnection
         connection = kind(self._host, self._port, timeout=TIMEOUT)
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        headers = {"Accept": accept, "Content-Type": "application/json"}
         body = None if fields is None else json.dumps(fields)
         try:
             connection.request(method, self._path.rstrip("/") + path, body, headers)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training import animals
+from training import animals, scenes
 from training.errors import TrainingError
 from training.recipe import DataRecipe
 
@@ -187,6 +187,12 @@ def _split(folder: Path, pictures: Array, labels: Array, classes: int) -> Split:
 
 
 OWN = Source(FILES, read_idx, {}, "", "")
+ANIMAL_MNIST = {
+    "animal_data_version_3.gz": "68a30346781a0984f839463a4615d2decb899d1ce65091bb92586311754a34ce",
+    "animal_label_version_3.gz": "dec8dba7c469830989fbab46825021a08a38470753a512f27ada847eced97b57",
+}
+ANIMAL_FOLDER = "data/animal_mnist/data/Animal_MNIST"
+ANIMAL_HINT = "get them with `pip install --no-deps --target data animal_mnist==0.4`"
 SOURCES = {
     "fashion-mnist": Source(
         FILES,
@@ -203,13 +209,11 @@ SOURCES = {
     "animal-mnist": Source(
         animals.FILES,
         animals.read_animals,
-        {
-            "animal_data_version_3.gz": "68a30346781a0984f839463a4615d2decb899d1ce65091bb92586311754a34ce",
-            "animal_label_version_3.gz": "dec8dba7c469830989fbab46825021a08a38470753a512f27ada847eced97b57",
-        },
-        "data/animal_mnist/data/Animal_MNIST",
-        "get them with `pip install --no-deps --target data animal_mnist==0.4`",
+        ANIMAL_MNIST,
+        ANIMAL_FOLDER,
+        ANIMAL_HINT,
     ),
+    "animal-shapes": Source(animals.FILES, scenes.read_shapes, ANIMAL_MNIST, ANIMAL_FOLDER, ANIMAL_HINT),
 }
 DEFAULT_PATHS = {name: source.path for name, source in SOURCES.items()}
 

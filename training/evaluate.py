@@ -8,7 +8,7 @@ are passed; 1 a gate is missed or something is wrong, said in one line. `trainin
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,18 +19,38 @@ from torch import Tensor, nn
 
 from models import checkpoint
 from models.checkpoint import Checkpoint, CheckpointError, ModelConfig, write_atomically
+from models.info_gan import InfoGenerator
+from models.text_to_image import TextToImage
 from models.vae import ConvVAE
+from models.vq import VQVAE
+from models.wavenet import WaveNet
+from training import (
+    captioned,
+    codes,
+    control_card,
+    fluency,
+    hearing,
+    illustration,
+    quality,
+    reconstruction,
+    temperature,
+    text,
+    text_card,
+    wanted,
+)
 from training import card as cards
-from training import fluency, quality, text, text_card, wanted
+from training.captioned import CaptionedDataset, same_data
 from training.data import DEFAULT_PATHS, Dataset, load_dataset, to_samples
 from training.errors import TrainingError
 from training.history import History, read_history
+from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder
 from training.inception import Inception
 from training.judge import JUDGES, Judge, judge_folder, load_judge
 from training.measurement import Measurement, Reference, check_count, curve, measure
 from training.pictures import write_grid
 from training.recipe import DataRecipe, TextRecipe
 from training.report import Report, write_report
+from training.speech import SpeechDataset, load_same_speech
 from training.text import Corpus
 from training.wanted import Wanted
 from training.writer import Writer, as_writer, load_writer
@@ -46,6 +66,8 @@ class Evaluation:
     Attributes:
         measurement: of a generator of pictures, what a report shows beside its metrics.
         curve: its metrics at each truncation, if that was asked for.
+        traversal: pictures along each code of an InfoGAN, `codes.STEPS` a row.
+        chosen: arguments of the network that were found best, in place of its own.
     """
 
     metrics: dict[str, float]
@@ -54,6 +76,8 @@ class Evaluation:
     texts: tuple[str, ...] = ()
     measurement: Measurement | None = None
     curve: Sequence[Mapping[str, float]] = ()
+    traversal: Tensor | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,11 +133,25 @@ def evaluate(
     labels = quality.balanced_labels(count, judge.num_classes)
     how = {"count": count, "seed": seed, "judge": judge.digest, "dtype": str(SERVED_DTYPE).removeprefix("torch.")}
     make = partial(quality.generate, loaded.model, labels, seed, SERVED_DTYPE)
+    if isinstance(loaded.model, InfoGenerator):
+        told = codes.measure(loaded.model, judge, count, seed, SERVED_DTYPE)
+        labels = told.classes[labels]
+        how |= told.how(dataset.labels)
     found = evaluate_pictures(make(), make, labels, Reference(judge, dataset, seed), how, extras)
+    if isinstance(loaded.model, InfoGenerator):
+        found = _with_codes(found, told, codes.traversal(loaded.model, SERVED_DTYPE))
     if isinstance(loaded.model, ConvVAE):
         bound = {"negative_elbo": quality.negative_elbo(loaded.model, dataset.test)}
         found = replace(found, metrics=found.metrics | cards.rounded(bound))
     return replace(found, samples=quality.sample_grid(loaded.model, dtype=SERVED_DTYPE))
+
+
+def _with_codes(found: Evaluation, told: codes.Told, traversal: Tensor) -> Evaluation:
+    """The evaluation of an InfoGAN, whose labels are categories that were never said to be classes of the data."""
+    metrics = {**codes.renamed(found.metrics), **cards.rounded(told.metrics)}
+    assert found.measurement is not None
+    by_class = replace(found.measurement, by_class=told.shares)
+    return replace(found, metrics=metrics, measurement=by_class, traversal=traversal)
 
 
 def check_impartial(name: str, card: Mapping[str, Any], judge: Judge) -> None:
@@ -156,38 +194,104 @@ def evaluate_pictures(
     return Evaluation(cards.rounded(metrics), {**how, **more}, None, measurement=found, curve=points)
 
 
-def evaluate_writer(writer: Writer, corpus: Corpus, peer: str) -> Evaluation:
-    """Measure a language model on the held-out works, beside its peer's weights folder ("" for none).
+def evaluate_vq(loaded: Checkpoint, dataset: CaptionedDataset) -> Evaluation:
+    """Measure a discrete autoencoder on scenes that were held out, and on all emoji."""
+    assert isinstance(loaded.model, VQVAE)
+    how = {"scenes": len(dataset.test), "emoji": len(dataset.emoji), "dtype": "float32"}
+    metrics = reconstruction.measure(loaded.model, dataset)
+    return Evaluation(cards.rounded(metrics), how, reconstruction.sample_grid(loaded.model, dataset))
+
+
+def evaluate_text_to_image(
+    loaded: Checkpoint, decoder: Checkpoint, dataset: CaptionedDataset, judge: Judge, scales: Sequence[float]
+) -> Evaluation:
+    """Measure a text-to-image network on captions that were held out, at these guidance scales.
+
+    The best scale is chosen as the network's own.
 
     Raises:
-        TrainingError: the peer can't be loaded, or was trained on other data.
+        TrainingError: the network does not fit the decoder or the data.
+    """
+    assert isinstance(loaded.model, TextToImage)
+    illustrator = Illustrator(loaded.model, decoder_of(decoder))
+    check_fit(illustrator.network, illustrator.decoder, dataset)
+    found = illustration.measure(illustrator, dataset, judge, scales)
+    how = {
+        "count": found.count,
+        "scenes": len(dataset.test),
+        "emoji": len(dataset.emoji),
+        "seed": 0,
+        "judge": judge.digest,
+        "decoder": f"{decoder.name}@{decoder.config.digest[:16]}",
+        "dtype": "float32",
+        "curve": [cards.rounded(point) for point in found.curve],
+        "captions": illustration.shown(dataset),
+    }
+    samples = illustration.sample_grid(illustrator, dataset, found.guidance)
+    return Evaluation(cards.rounded(found.metrics), how, samples, chosen={"guidance": found.guidance})
+
+
+def evaluate_speech(loaded: Checkpoint, dataset: SpeechDataset) -> Evaluation:
+    """Measure a network for speech on the held-out clips."""
+    assert isinstance(loaded.model, WaveNet)
+    samples = sum(len(clip.codes) for clip in dataset.test)
+    how = {"clips": len(dataset.test), "seconds": samples / dataset.recipe.sample_rate, "dtype": "float32"}
+    return Evaluation(cards.rounded(hearing.measure(loaded.model, dataset)), how, None)
+
+
+def evaluate_writer(writer: Writer, corpus: Corpus, peer: str, origin: str = "") -> Evaluation:
+    """Measure a language model on the held-out works, beside its peer and what it started from ("" for none).
+
+    Raises:
+        TrainingError: one of these can't be loaded, or the peer was trained on other data.
     """
     texts = fluency.generate(writer.network, writer.tokenizer, range(fluency.WRITTEN))
-    metrics = {"bits_per_byte": fluency.bits_per_byte(writer.network, writer.tokenizer, corpus.test)}
-    how = {
+    bits = fluency.bits_per_byte(writer.network, writer.tokenizer, corpus.test)
+    metrics = {"bits_per_byte": bits, "perplexity": fluency.perplexity(bits, corpus.test)}
+    how: dict[str, Any] = {
         "bytes": sum(len(work.content.encode()) for work in corpus.test),
         "window": fluency.sequence_model(writer.network).max_length,
         "written": len(texts),
+        "dtype": "float32",
         "peer": peer,
+        "origin": origin,
     }
+    reader = writer
+    if origin:
+        before = load_writer(find_folder(origin))
+        metrics["origin_bits_per_byte"] = fluency.bits_per_byte(before.network, before.tokenizer, corpus.test)
     if peer:
-        other = load_writer(Path(peer))
-        if other.training_data != corpus.card():
-            raise TrainingError(f"{peer}: was trained on other data, or on another split of them")
-        metrics["peer_bits_per_byte"] = fluency.bits_per_byte(other.network, other.tokenizer, corpus.test)
-        metrics["margin"] = metrics["peer_bits_per_byte"] - metrics["bits_per_byte"]
-        how["peer_digest"] = other.digest
+        reader = load_peer(peer, corpus)
+        metrics["peer_bits_per_byte"] = fluency.bits_per_byte(reader.network, reader.tokenizer, corpus.test)
+        metrics["margin"] = metrics["peer_bits_per_byte"] - bits
+        how |= {"peer_digest": reader.digest, "peer_description": reader.description}
     metrics |= fluency.measure_overlap(texts, corpus)
+    how |= {"reader": reader.name, "temperatures": temperature.measure(writer, corpus, reader)}
     return Evaluation(cards.rounded(metrics), how, None, tuple(texts))
+
+
+def load_peer(folder: str, corpus: Corpus) -> Writer:
+    """The language model that another one is measured beside.
+
+    Raises:
+        TrainingError: it can't be loaded, or was trained on other data.
+    """
+    peer = load_writer(Path(folder))
+    if peer.training_data != corpus.card():
+        raise TrainingError(f"{folder}: was trained on other data, or on another split of them")
+    return peer
 
 
 def write_evaluation(folder: Path, config: ModelConfig, found: Evaluation) -> ModelConfig:
     """Write an evaluation into a weights folder: the card, README.md and samples.png; returns the new configuration."""
     config = checkpoint.with_card(config, {**config.card, "metrics": found.metrics, "evaluation": found.how})
+    config = replace(config, config={**config.config, **found.chosen})
     if found.samples is not None:
         write_grid(folder / "samples.png", found.samples, quality.COLUMNS)
+    if found.traversal is not None:
+        write_grid(folder / control_card.GRID_FILE, found.traversal, codes.STEPS)
     if found.texts:
-        write_atomically(folder / "samples.txt", text_card.all_samples(found.texts).encode())
+        write_atomically(folder / text_card.SAMPLES_FILE, text_card.all_samples(found.texts).encode())
     write_atomically(folder / "README.md", cards.render(folder.name, config, found.texts).encode())
     checkpoint.write_config(folder, config)
     return config
@@ -270,17 +374,32 @@ def report_of(
 
 
 def _measure(folder: Path, loaded: Checkpoint, options: argparse.Namespace, more: Extras) -> Evaluation:
+    if isinstance(loaded.model, WaveNet):
+        return evaluate_speech(loaded, load_same_speech(loaded.name, loaded.config.card, options.data))
+    if isinstance(loaded.model, VQVAE | TextToImage):
+        return _measure_captioned(loaded, options)
     pictures = loaded.config.tokenizer is None and loaded.config.architecture not in JUDGES
     if more != NOTHING and not pictures:
         raise TrainingError(f"{loaded.name} makes no pictures: --truncations and --inception have no meaning for it")
     if loaded.config.tokenizer is not None:
-        peer = loaded.config.card.get("evaluation", {}).get("peer", "")
-        return evaluate_writer(as_writer(folder, loaded), corpus_of(loaded, options.data), peer)
+        how = loaded.config.card.get("evaluation", {})
+        beside = how.get("peer", ""), how.get("origin", "")
+        return evaluate_writer(as_writer(folder, loaded), corpus_of(loaded, options.data), *beside)
     dataset = dataset_of(loaded, options.data)
     judge = load_judge(options.judge or judge_folder(dataset.name)) if pictures else None
     if judge is not None:
         check_impartial(loaded.name, loaded.config.card, judge)
     return evaluate(loaded, dataset, judge, count=options.count, seed=options.seed, extras=more)
+
+
+def _measure_captioned(loaded: Checkpoint, options: argparse.Namespace) -> Evaluation:
+    dataset = same_data(loaded.name, loaded.config.card, options.data)
+    if isinstance(loaded.model, VQVAE):
+        return evaluate_vq(loaded, dataset)
+    decoder = load_decoder(find_folder(loaded.config.output["decoder"]), dataset)
+    judge = load_judge(options.judge or judge_folder(captioned.NAME))
+    scales = [point["guidance"] for point in loaded.config.card["evaluation"]["curve"]]
+    return evaluate_text_to_image(loaded, decoder, dataset, judge, scales)
 
 
 def find_folder(name: str) -> Path:
@@ -314,6 +433,7 @@ def dataset_named(name: str, card: Mapping[str, Any], labels: Sequence[str], pat
         TrainingError: as above.
     """
     named, place = _training_data(name, card, path, DEFAULT_PATHS, ("name", "license", "sha256"))
+    labels = named.get("labels", labels)  # where the model's own are others than those of its data
     dataset = load_dataset(DataRecipe(named["name"], place, named["license"], tuple(labels)))
     if dict(dataset.sha256) != named["sha256"]:
         raise TrainingError(f"{place}: not the data that {name} was trained on (sha256 differ)")
@@ -337,6 +457,7 @@ def corpus_of(loaded: Checkpoint, path: str | None) -> Corpus:
         named["files"],
         tuple(named["validation"]),
         tuple(named["held_out"]),
+        "bytes",  # whatever its tokens are: the texts are wanted alone
         network.vocab_size,
         network.max_length,
     )

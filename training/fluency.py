@@ -17,15 +17,19 @@ from training.errors import TrainingError
 from training.text import Corpus, Work
 from training.tokenizer import end_of_text
 
-ROWS = 8  # windows of one forward pass
+TOKENS = 4096  # of one forward pass, in as many windows as that makes
 PROMPT = "ACT II.\n\nSCENE I."
 TEMPERATURE = 0.8
+LENGTH = 512  # tokens of a text with its prompt, at most
 WRITTEN = 16  # texts that are compared with the training texts
 GRAMS = (4, 6, 8)  # words in a run
 WORD = re.compile(r"[A-Za-z']+")
+COUNTED = re.compile(r"\w+(?:'\w+)*|[^\w\s]|\n")  # a word with its apostrophes, a mark, a line end
 
 METRICS = (
     "bits_per_byte",
+    "perplexity",
+    "origin_bits_per_byte",
     "peer_bits_per_byte",
     "margin",
     *(f"overlap_{n}{whose}" for n in GRAMS for whose in ("", "_held_out")),
@@ -55,6 +59,16 @@ def bits_per_byte(model: nn.Module, tokenizer: Tokenizer, works: Sequence[Work])
     return bits / sum(len(work.content.encode()) for work in works)
 
 
+def perplexity(bits: float, works: Sequence[Work]) -> float:
+    """What so many bits per byte mean for a word: 2 to the power of its bits. Models with other tokens can be compared.
+
+    Marks and line ends count as words. A word that takes several tokens costs what all of them cost: nothing is left
+    out because it has no token of its own.
+    """
+    words = sum(len(COUNTED.findall(work.content)) for work in works)
+    return float(2 ** (bits * sum(len(work.content.encode()) for work in works) / words))
+
+
 @torch.no_grad()
 def _bits(model: nn.Module, tokens: list[int]) -> float:
     """Bits of all tokens but the first."""
@@ -77,15 +91,18 @@ def _windows(tokens: list[int], length: int) -> Iterator[tuple[list[list[int]], 
     while done + stride <= len(tokens):
         done += stride
         rows.append(tokens[done - length - 1 : done])
-    for i in range(0, len(rows), ROWS):
-        yield rows[i : i + ROWS], stride
+    together = max(1, TOKENS // length)
+    for i in range(0, len(rows), together):
+        yield rows[i : i + together], stride
     if done < len(tokens):
         yield [tokens[-length - 1 :]], len(tokens) - done
 
 
 @torch.no_grad()
-def generate(model: nn.Module, tokenizer: Tokenizer, seeds: Sequence[int]) -> list[str]:
-    """What the model writes after `PROMPT`, a text a seed: until the text ends or the slot is full.
+def generate(
+    model: nn.Module, tokenizer: Tokenizer, seeds: Sequence[int], temperature: float = TEMPERATURE
+) -> list[str]:
+    """What the model writes after `PROMPT`, a text a seed: until the text ends, or is `LENGTH`, or the slot is full.
 
     Noise is from a generator for each seed, so that a text does not depend on the others that are written beside it.
     """
@@ -96,17 +113,18 @@ def generate(model: nn.Module, tokenizer: Tokenizer, seeds: Sequence[int]) -> li
     tokens = torch.tensor([prompt] * count, device=device)
     state = network.init_state(count)
     logits = network.prefill(tokens, [0] * count, [len(prompt)] * count, rows, state)
-    for position in range(len(prompt), network.max_length):
-        chosen = _draw(logits, generators).to(device)
+    length = min(LENGTH, network.max_length)
+    for position in range(len(prompt), length):
+        chosen = _draw(logits, generators, temperature).to(device)
         tokens = torch.cat([tokens, chosen[:, None]], 1)
-        if position + 1 < network.max_length:
+        if position + 1 < length:
             logits = network.step(chosen, torch.full_like(chosen, position), position + 1, state)
     return [_decode(tokenizer, row) for row in tokens[:, len(prompt) :].tolist()]
 
 
-def _draw(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def _draw(logits: Tensor, generators: Sequence[torch.Generator], temperature: float) -> Tensor:
     """One token a row, [R], by the probabilities of logits [R, V]."""
-    chances = (logits.float().cpu() / TEMPERATURE).softmax(-1)
+    chances = (logits.float().cpu() / temperature).softmax(-1)
     drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(chances, generators, strict=True)]
     return torch.cat(drawn)
 
@@ -119,18 +137,19 @@ def _decode(tokenizer: Tokenizer, tokens: list[int]) -> str:
 
 def grams(texts: Iterable[str], n: int) -> set[tuple[str, ...]]:
     """All runs of n words of these texts, in lower case and without punctuation."""
-    return {gram for text in texts for gram in _runs(text, n)}
+    return {gram for text in texts for gram in runs(text, n)}
 
 
-def _runs(text: str, n: int) -> list[tuple[str, ...]]:
+def runs(text: str, n: int) -> list[tuple[str, ...]]:
+    """The runs of n words of a text, in lower case and without punctuation."""
     words = [word.lower() for word in WORD.findall(text)]
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def overlap(texts: Iterable[str], known: set[tuple[str, ...]], n: int) -> float:
     """Share of the runs of n words of these texts that are among the known ones; 0 when there are no runs."""
-    runs = [run for text in texts for run in _runs(text, n)]
-    return sum(run in known for run in runs) / max(1, len(runs))
+    found = [run for text in texts for run in runs(text, n)]
+    return sum(run in known for run in found) / max(1, len(found))
 
 
 def measure_overlap(written: Sequence[str], corpus: Corpus) -> dict[str, float]:

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.func import functional_call
 
 from models import checkpoint
 from models.gan import ConvDiscriminator
+from models.info_gan import InfoDiscriminator, InfoGenerator, Reading, even
 from models.mlp_gan import MLPDiscriminator
 from models.style_gan import StyleGenerator
-from training import quality
+from training import information, quality
 from training.augment import mirrored, shifted
 from training.best import Best
 from training.data import Batch, Dataset
@@ -24,10 +25,15 @@ from training.errors import TrainingError
 from training.judge import Judge, load_judge
 from training.latents import draw_latents, mixed
 from training.losses import LOSSES, one_centred, zero_centred
-from training.objective import adam, autocast
+from training.objective import adam, autocast, descend
 from training.recipe import GanRecipe, Recipe
+from training.unrolled import Weights, look_ahead
 
-DISCRIMINATORS: dict[str, type[nn.Module]] = {"conv": ConvDiscriminator, "mlp": MLPDiscriminator}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    "conv": ConvDiscriminator,
+    "info": InfoDiscriminator,
+    "mlp": MLPDiscriminator,
+}
 
 
 class GanObjective:
@@ -36,6 +42,9 @@ class GanObjective:
     On every `penalty_every`-th step the discriminator's loss also has gamma / 2 times its gradient penalty; the term
     is not multiplied by `penalty_every`, so that the mean strength over steps is gamma / penalty_every. Both players
     see the same random changes of pictures, real and generated alike.
+
+    With InfoGAN's pair of networks, categories and codes are drawn for each picture, both players are rewarded for what
+    can be read of them in it, and the classes of the data are used by neither.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device) -> None:
@@ -49,6 +58,7 @@ class GanObjective:
         self._loss = LOSSES[self._options.loss]
         self._generator = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
         self._discriminator = _discriminator(self._options, dataset).to(device)
+        _check_information(self._options, self._generator, self._discriminator)
         self.ema = Ema(self._generator, recipe.ema_decay)
         self._best = Best(self.ema.model)
         players = {"generator": self._generator, "discriminator": self._discriminator}
@@ -65,10 +75,16 @@ class GanObjective:
         self.ema.update(self._generator, step)
         return metrics
 
-    def _generate(self, labels: Tensor) -> Tensor:
+    def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents, and labels [N] of pictures beside real ones of these labels [N]."""
+        if isinstance(self._generator, InfoGenerator):
+            labels = torch.randint(max(1, self._generator.num_classes), labels.shape, device=self._device)
         latents = draw_latents(quality.latent_model(self._generator), len(labels), device=self._device)
         if isinstance(self._generator, StyleGenerator):
             latents = mixed(latents, self._options.style_mixing)
+        return latents, labels
+
+    def _generate(self, latents: Tensor, labels: Tensor) -> Tensor:
         out: Tensor = self._generator(latents, labels)
         return out.float()
 
@@ -78,23 +94,43 @@ class GanObjective:
             samples = mirrored(samples, augment.mirror)
         return shifted(samples, augment.shift, augment.shifted) if augment.shift else samples
 
+    def _look(self, samples: Tensor, labels: Tensor) -> tuple[Tensor, Reading | None]:
+        """The discriminator's logits, [N], and what it reads in the pictures where it has a head for that."""
+        if isinstance(self._discriminator, InfoDiscriminator):
+            return self._discriminator.look(samples)
+        return self._discriminator(samples, labels), None
+
     def _discriminator_step(self, batch: Batch, *, penalise: bool) -> dict[str, Tensor]:
         count = len(batch.labels)
         penalise = penalise and self._options.penalty != "none"
         with autocast(self._recipe, self._device):
             with torch.no_grad():
-                both = self._changed(torch.cat([batch.samples, self._generate(batch.labels)]))
+                latents, labels = self._draw(batch.labels)
+                both = self._changed(torch.cat([batch.samples, self._generate(latents, labels)]))
             both.requires_grad_(penalise)
-            logits = self._discriminator(both, batch.labels.repeat(2)).float()
+            logits, reading = self._look(both, torch.cat([batch.labels, labels]))
+        logits = logits.float()
         real, fake = logits[:count], logits[count:]
         loss = self._loss.discriminator(real, fake)
         metrics = {"d_loss": loss.detach(), "d_margin": (real - fake).mean().detach()}
+        if reading is not None:
+            told, read = self._told(Reading(*(part[count:] for part in reading)), latents, labels)
+            loss, metrics = loss - told, metrics | read
         if penalise:
             penalty = self._penalty(logits, both, batch.labels)
             metrics["penalty"] = penalty.detach()
             loss = loss + self._options.gamma / 2 * penalty
-        _descend(loss, self.optimizers["discriminator"])
+        descend(loss, self.optimizers["discriminator"], self._options.clip)
         return metrics
+
+    def _told(self, reading: Reading, latents: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """InfoGAN's bounds by their weights, summed; and each as it is."""
+        assert isinstance(self._generator, InfoGenerator)
+        codes = even(latents[:, -self._generator.codes :])
+        of_categories, of_codes = information.bounds(reading, labels, codes)
+        weights = self._options.information
+        told = weights.categories * of_categories + weights.codes * of_codes
+        return told, {"category_nats": of_categories.detach(), "code_nats": of_codes.detach()}
 
     def _penalty(self, logits: Tensor, both: Tensor, labels: Tensor) -> Tensor:
         count = len(labels)
@@ -108,13 +144,39 @@ class GanObjective:
     def _generator_step(self, batch: Batch) -> dict[str, Tensor]:
         self._discriminator.requires_grad_(False)  # its weights' gradients are not needed here
         with autocast(self._recipe, self._device):
+            seen = self._changed(batch.samples)
+            latents, labels = self._draw(batch.labels)
+            made = self._changed(self._generate(latents, labels))
             with torch.no_grad():
-                real = self._discriminator(self._changed(batch.samples), batch.labels)
-            fake = self._discriminator(self._changed(self._generate(batch.labels)), batch.labels)
+                real = self._discriminator(seen, batch.labels)
+            fake, reading = self._look(made, labels)
+        if self._options.unrolled:
+            real, fake = self._look_ahead(seen, made, batch.labels, labels)
         loss = self._loss.generator(real.float(), fake.float())
-        _descend(loss, self.optimizers["generator"])
+        metrics = {"g_loss": loss.detach()}
+        if reading is not None:
+            loss = loss - self._told(reading, latents, labels)[0]
+        descend(loss, self.optimizers["generator"], self._options.clip)
         self._discriminator.requires_grad_(True)
-        return {"g_loss": loss.detach()}
+        return metrics
+
+    def _look_ahead(self, seen: Tensor, made: Tensor, *labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N] of real and of generated pictures by the discriminator as it will be, trained on these pictures.
+
+        They depend on the generated ones in two ways: as what is looked at, and as what it was trained on.
+        """
+
+        def logits(weights: Weights) -> tuple[Tensor, Tensor]:
+            with autocast(self._recipe, self._device):
+                both = torch.cat([seen, made]), torch.cat(labels)
+                real, fake = functional_call(self._discriminator, dict(weights), both).float().split(len(seen))
+            return real, fake
+
+        def loss(weights: Weights) -> Tensor:
+            return self._loss.discriminator(*logits(weights))
+
+        optimizer = self.optimizers["discriminator"]
+        return logits(look_ahead(self._discriminator, optimizer, loss, self._options.unrolled))
 
     def evaluate(self) -> dict[str, float]:
         """What the steering judge makes of a few pictures of the EMA generator; the best so far is kept."""
@@ -161,7 +223,20 @@ def _discriminator(options: GanRecipe, dataset: Dataset) -> nn.Module:
     return network
 
 
-def _descend(loss: Tensor, optimizer: Optimizer) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    optimizer.step()
+def _check_information(options: GanRecipe, generator: nn.Module, discriminator: nn.Module) -> None:
+    """Refuse half of an InfoGAN: codes that nobody reads, or somebody who reads what was never drawn."""
+    weights, told = options.information, None
+    if isinstance(generator, InfoGenerator):
+        told = (generator.num_classes, generator.codes)
+    read = (discriminator.categories, discriminator.codes) if isinstance(discriminator, InfoDiscriminator) else None
+    if told != read:
+        raise TrainingError(
+            f"the generator has {_said(told)}, objective.discriminator reads {_said(read)}: model.architecture "
+            '"info-gan" and discriminator.kind "info" go together, with as many of each'
+        )
+    if (told is None) != (weights.categories == 0 and weights.codes == 0):
+        raise TrainingError('objective.information: above 0 for model.architecture "info-gan", 0 for all others')
+
+
+def _said(found: tuple[int, int] | None) -> str:
+    return "no categories or codes" if found is None else f"{found[0]} categories and {found[1]} codes"

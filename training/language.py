@@ -27,7 +27,7 @@ class LanguageObjective:
     """
 
     def __init__(self, recipe: Recipe, dataset: TextDataset, device: torch.device) -> None:
-        """Build the network with fresh weights from torch's global generator.
+        """Build the network with fresh weights from torch's global generator, or with those of the data set's origin.
 
         Raises:
             TrainingError: the architecture is no sequence model, or does not fit the tokens or the windows.
@@ -36,6 +36,8 @@ class LanguageObjective:
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
         self._network = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
         _check_fit(self._network, dataset)
+        if dataset.origin is not None:
+            self._network.load_state_dict(dataset.origin.network.state_dict())
         self.networks = {"language": self._network}
         self.optimizers = {"language": _adamw(self._network, recipe, self._options)}
         self.ema = Ema(self._network, recipe.ema_decay)

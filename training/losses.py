@@ -35,7 +35,12 @@ class Critic(Protocol):
 
 
 LOSSES: Mapping[str, Loss] = {
-    # Goodfellow et al. 2014, arXiv 1406.2661, section 3: the generator maximises log D.
+    # Goodfellow et al. 2014, arXiv 1406.2661: the minimax game of equation 1, and section 3's, where the generator
+    # maximises log D instead of minimising log (1 - D).
+    "saturating": Loss(
+        lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
+        lambda _, fake: -F.softplus(fake).mean(),
+    ),
     "non-saturating": Loss(
         lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
         lambda _, fake: F.softplus(-fake).mean(),

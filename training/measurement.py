@@ -145,7 +145,8 @@ def measure(samples: Tensor, labels: Tensor, reference: Reference) -> Measuremen
     kid, kid_std = metrics.kernel_distance(opinion.features, reference.test.features)
     train = reference.train(len(samples))
     right = opinion.classes == labels.numpy()
-    by_class = tuple(float(right[labels.numpy() == c].mean()) for c in range(reference.judge.num_classes))
+    asked = [labels.numpy() == c for c in range(reference.judge.num_classes)]
+    by_class = tuple(float(right[of_class].mean()) if of_class.any() else 0.0 for of_class in asked)
     found = {
         **look(opinion, labels, reference),
         "fd_clf_floor": metrics.frechet_distance(train.features, reference.test.features),

@@ -58,6 +58,15 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
+def descend(loss: Tensor, optimizer: Optimizer, clip: float = 0.0) -> None:
+    """One step down a loss; `clip` bounds the norm of the whole gradient (Pascanu et al. 2013), 0 leaves it alone."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if clip:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    optimizer.step()
+
+
 def adam(network: nn.Module, recipe: Recipe, weight_decay: float = 0.0) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019); plain Adam (Kingma & Ba 2015) when that is 0."""
     return torch.optim.AdamW(

@@ -1,9 +1,10 @@
-"""Measure a language model's perplexity: `python -m training.perplexity NAME --text FILE --dtype int4 --against bf16`.
+"""Measure a language model's perplexity: `python -m training.perplexity NAME --dtype int8 int4 --against bf16`.
 
 What is measured is what is served: the packed network reads half a window in one piece and the rest token by token,
-many windows beside each other. Prints a line a precision; `--json` writes the figures to a file, `--card` into the
-folder's `config.json`. Exit status: 0 all precisions may be served, 1 one may not or something is wrong, said in one
-line.
+many windows beside each other. The texts are those of `--text`, else the works that the model's card names as held out.
+Prints a line a precision; `--json` writes the figures to a file, `--card` into the folder's config.json and README.md:
+the service refuses a precision that costs too much by its card. Exit status: 0 all precisions may be served, 1 one may
+not or something is wrong, said in one line.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,12 +24,15 @@ from torch import Tensor
 
 from models import checkpoint, precision
 from models.calibration import SAMPLE
-from models.checkpoint import CheckpointError
+from models.checkpoint import Checkpoint, CheckpointError, write_atomically
 from models.precision import Precision, PrecisionError
 from models.protocols import SequenceModel
+from training import card as cards
+from training import text_card
 from training.errors import TrainingError
-from training.evaluate import find_folder
+from training.evaluate import corpus_of, find_folder
 from training.fluency import sequence_model
+from training.text import Work
 from training.writer import as_writer
 
 LIMIT = 1.03  # times the perplexity in bf16: a precision with more is not served
@@ -38,19 +42,17 @@ ROWS = 16  # windows beside each other
 
 @dataclass(frozen=True)
 class Sample:
-    """A text as windows of tokens.
+    """Texts as windows of tokens.
 
     Attributes:
-        windows: [N, 2 * half], overlapping by half.
-        size: bytes of the text behind all second halves.
-        name: of the file.
-        sha256: of the file.
+        windows: [N, 2 * half], those of one text overlapping by half.
+        size: bytes of the texts behind all second halves.
+        texts: sha256 of each, by name.
     """
 
     windows: Tensor
     size: int
-    name: str
-    sha256: str
+    texts: Mapping[str, str]
 
     @property
     def half(self) -> int:
@@ -81,31 +83,47 @@ class Perplexity:
         return self.ratio(reference) <= LIMIT
 
 
-def read_sample(path: Path, tokenizer: Tokenizer, half: int, most: int) -> Sample:
-    """Windows of a text: the first half of the first one is context alone, every later token is predicted once.
-
-    Args:
-        path: of a UTF-8 text.
-        tokenizer: the model's.
-        half: tokens of half a window.
-        most: tokens that are predicted, at most.
+def read_texts(paths: Sequence[Path]) -> list[Work]:
+    """Texts of one's own, as they are.
 
     Raises:
-        TrainingError: the text can't be read, or is shorter than a window.
+        TrainingError: one can't be read, or is not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: unreadable: {error}") from error
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    works = []
+    for path in paths:
+        try:
+            works.append(Work(path.name, path.read_bytes().decode()))
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"{path}: unreadable: {error}") from error
+    return works
+
+
+def read_sample(works: Sequence[Work], tokenizer: Tokenizer, half: int, most: int) -> Sample:
+    """Windows of texts: the first half of a text's first one is context alone, every later token is predicted once.
+
+    Args:
+        works: the texts; each stands alone.
+        tokenizer: the model's.
+        half: tokens of half a window.
+        most: tokens of each text that are predicted, at most.
+
+    Raises:
+        TrainingError: a text is shorter than a window.
+    """
+    found = [_windows(work, tokenizer, half, most) for work in works]
+    digests = {work.name: hashlib.sha256(work.content.encode()).hexdigest() for work in works}
+    return Sample(torch.cat([windows for windows, _ in found]), sum(size for _, size in found), digests)
+
+
+def _windows(work: Work, tokenizer: Tokenizer, half: int, most: int) -> tuple[Tensor, int]:
+    """Windows of one text, [N, 2 * half], and bytes behind their second halves."""
+    encoding = tokenizer.encode(work.content, add_special_tokens=False)
     count = min(len(encoding.ids) - half, most) // half
     if count < 1:
-        raise TrainingError(f"{path}: {len(encoding.ids)} tokens; {2 * half} or more are needed")
+        raise TrainingError(f"{work.name}: {len(encoding.ids)} tokens; {2 * half} or more are needed")
     ends = encoding.offsets[half][0], encoding.offsets[half * (count + 1) - 1][1]
     tokens = torch.tensor(encoding.ids[: half * (count + 1)])
-    digest = hashlib.sha256(content).hexdigest()
-    return Sample(tokens.unfold(0, 2 * half, half), len(text[slice(*ends)].encode()), path.name, digest)
+    return tokens.unfold(0, 2 * half, half), len(work.content[slice(*ends)].encode())
 
 
 @torch.inference_mode()
@@ -135,11 +153,13 @@ def _loss(logits: Tensor, targets: Tensor) -> float:
     return F.cross_entropy(logits.float(), targets, reduction="sum").item()
 
 
-def measure_folder(folder: Path, text: Path, dtypes: Sequence[Precision], most: int) -> tuple[Sample, list[Perplexity]]:
-    """A weights folder in several precisions, each loaded and packed anew.
+def measure_folder(
+    folder: Path, texts: Callable[[Checkpoint], Sequence[Work]], dtypes: Sequence[Precision], most: int
+) -> tuple[Sample, list[Perplexity]]:
+    """A weights folder in several precisions, each loaded and packed anew, on the texts for it.
 
     Raises:
-        TrainingError: the folder, its network or the text can't be used.
+        TrainingError: the folder, its network or the texts can't be used.
     """
     found, sample = [], None
     for dtype in dtypes:
@@ -148,7 +168,7 @@ def measure_folder(folder: Path, text: Path, dtypes: Sequence[Precision], most: 
             writer = as_writer(folder, loaded)
             network = sequence_model(loaded.model)
             half = min(HALF, network.max_length // 2)
-            sample = sample or read_sample(text, writer.tokenizer, half, most)
+            sample = sample or read_sample(texts(loaded), writer.tokenizer, half, most)
             precision.pack(loaded.model, dtype, writer.tokenizer.encode(SAMPLE, add_special_tokens=False).ids)
         except (CheckpointError, PrecisionError) as error:
             raise TrainingError(str(error)) from error
@@ -161,17 +181,17 @@ def as_record(sample: Sample, found: Sequence[Perplexity]) -> dict[str, Any]:
     """The figures for a file or a card; the first precision is what the others are compared with."""
     reference = found[0]
     return {
-        "text": sample.name,
-        "sha256": sample.sha256,
+        "texts": dict(sample.texts),
         "bytes": sample.size,
         "tokens": len(sample.windows) * sample.half,
         "context": [sample.half, 2 * sample.half - 1],
+        "against": reference.dtype,
         "limit": LIMIT,
         "precisions": {
             one.dtype: {
                 "perplexity": round(one.perplexity, 4),
                 "bits_per_byte": round(one.bits_per_byte, 5),
-                f"times_{reference.dtype}": round(one.ratio(reference), 4),
+                "ratio": round(one.ratio(reference), 4),
                 "served": one.may_be_served(reference),
             }
             for one in found
@@ -189,18 +209,34 @@ def lines(name: str, found: Sequence[Perplexity]) -> list[str]:
     ]
 
 
+def write_card(folder: Path, record: Mapping[str, Any]) -> None:
+    """State the figures in the folder's card, and in its README.md where that is written from the card.
+
+    Raises:
+        CheckpointError: the folder has no readable configuration.
+        OSError: a file can't be read or written.
+    """
+    config = checkpoint.read_config(folder)
+    config = checkpoint.with_card(config, {**config.card, "precision": record})
+    if text_card.writes(config.card):
+        texts = text_card.read_samples((folder / text_card.SAMPLES_FILE).read_text())
+        write_atomically(folder / "README.md", cards.render(folder.name, config, texts).encode())
+    checkpoint.write_config(folder, config)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.perplexity", description=__doc__)
     choices = get_args(Precision)
     parser.add_argument("name", help="a name under weights/, or a weights folder")
-    parser.add_argument("--text", type=Path, required=True, help="a text that the model was not trained on")
+    parser.add_argument("--text", type=Path, nargs="+", help="texts that the model was not trained on")
+    parser.add_argument("--data", help="folder of the data that the card names (default: data/NAME)")
     parser.add_argument("--dtype", nargs="+", choices=choices, required=True, help="precisions to measure")
     parser.add_argument("--against", choices=choices, default="bf16", help="the precision to compare with (bf16)")
-    parser.add_argument("--tokens", type=int, default=1 << 14, help="tokens that are predicted, at most (16384)")
+    parser.add_argument("--tokens", type=int, default=1 << 14, help="tokens predicted of each text, at most (16384)")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: as many as torch takes")
     parser.add_argument("--json", type=Path, help="a file for the figures")
-    parser.add_argument("--card", action="store_true", help="write them into the folder's config.json")
+    parser.add_argument("--card", action="store_true", help="write them into config.json and README.md")
     return parser
 
 
@@ -214,16 +250,17 @@ def run(arguments: Sequence[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = find_folder(options.name)
+    own = read_texts(options.text or ())
+    dtypes = list(dict.fromkeys([options.against, *options.dtype]))
     sample, found = measure_folder(
-        folder, options.text, list(dict.fromkeys([options.against, *options.dtype])), options.tokens
+        folder, lambda loaded: own or corpus_of(loaded, options.data).test, dtypes, options.tokens
     )
     print("\n".join(lines(folder.name, found)))
     record = as_record(sample, found)
     if options.json:
         options.json.write_text(json.dumps(record, indent=2) + "\n")
     if options.card:
-        config = checkpoint.read_config(folder)
-        checkpoint.write_config(folder, checkpoint.with_card(config, {**config.card, "precision": record}))
+        write_card(folder, record)
     if worse := [one.dtype for one in found if not one.may_be_served(found[0])]:
         raise TrainingError(
             f"{folder.name}: {', '.join(worse)} costs more than {100 * (LIMIT - 1):.0f} % of perplexity"
@@ -235,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status; errors are one line."""
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
-    except TrainingError as error:
+    except (TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

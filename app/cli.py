@@ -15,10 +15,7 @@ from pydantic import ValidationError
 from app import logs
 from app.bench import options as bench_options
 from app.dataset import options as dataset_options
-from app.engine.engine import Engine
-from app.limits import Limits
-from app.main import create_app
-from app.server import Server
+from app.engine.supervisor import Launch, early_processes
 from app.settings import Settings
 
 COMMANDS = "genserve.commands"  # entry points of other packages: modules with `main(arguments) -> exit status`
@@ -62,7 +59,18 @@ def read_settings(flags: dict[str, str]) -> Settings:
 def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status."""
     logs.configure(settings.log_level)
-    app = create_app(settings, on_failure=lambda: server.stop_gracefully())
+    with early_processes(len(settings.devices)) as launch:
+        return _serve(settings, launch)
+
+
+def _serve(settings: Settings, launch: Launch) -> int:
+    # Imported while the workers import torch, which takes about as long.
+    from app.engine.engine import Engine
+    from app.limits import Limits
+    from app.main import create_app
+    from app.server import Server
+
+    app = create_app(settings, launch=launch, on_failure=lambda: server.stop_gracefully())
     limits = Limits(settings.max_header, settings.read_timeout, settings.write_timeout, settings.max_connections)
     server = Server(app, settings.host, settings.port, settings.drain_seconds, limits)
     try:

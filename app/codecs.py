@@ -33,6 +33,7 @@ PNG_UP = 2  # the filter: every row as its difference from the row above
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that ZIP can hold; a real one would change the bytes
 PNG_XMP_HEAD = b"XML:com.adobe.xmp\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
 AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+AI_EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,12 @@ class Provenance:
     Attributes:
         model: `name@digest`.
         parameters: what else made this picture: seed, label, truncation, ...; JSON values.
+        source: the IPTC digital source type; another one for a picture of which only a part was generated.
     """
 
     model: str
     parameters: Mapping[str, Any]
+    source: str = AI_GENERATED
 
     def xmp(self) -> str:
         """The XMP packet."""
@@ -54,7 +57,7 @@ class Provenance:
             "<?xpacket begin='\ufeff' id='W5M0MpCehiHzreSzNTczkc9d'?><x:xmpmeta xmlns:x='adobe:ns:meta/'>"
             "<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'><rdf:Description rdf:about='' "
             "xmlns:Iptc4xmpExt='http://iptc.org/std/Iptc4xmpExt/2008-02-29/' xmlns:genserve='urn:genserve:xmp' "
-            f"Iptc4xmpExt:DigitalSourceType='{AI_GENERATED}' "
+            f"Iptc4xmpExt:DigitalSourceType='{self.source}' "
             f"genserve:model={quoteattr(self.model)} genserve:parameters={parameters}/>"
             "</rdf:RDF></x:xmpmeta><?xpacket end='r'?>"
         )
@@ -76,25 +79,30 @@ def _png(picture: Pictures, xmp: bytes) -> bytes:
 
     Pillow would do, but takes three (28 x 28) to seventeen (224 x 224) times as long.
     """
+    head, end = png_ends(*picture.shape)
+    return b"".join((head, *png_chunk(b"iTXt", PNG_XMP_HEAD + xmp), *png_chunk(b"IDAT", png_data(picture)), end))
+
+
+def png_data(picture: Pictures) -> bytes:
+    """The compressed rows of a picture [H, W, C]."""
     height, width, channels = picture.shape
     flat = picture.reshape(height, width * channels)
     rows = np.empty((height, 1 + width * channels), np.uint8)
     rows[:, 0] = PNG_UP
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    data = isal_zlib.compress(rows, PNG_LEVEL)
-    head, end = _png_ends(height, width, channels)
-    return b"".join((head, *_chunk(b"iTXt", PNG_XMP_HEAD + xmp), *_chunk(b"IDAT", data), end))
+    return isal_zlib.compress(rows, PNG_LEVEL)
 
 
 @functools.lru_cache(maxsize=256)
-def _png_ends(height: int, width: int, channels: int) -> tuple[bytes, bytes]:
+def png_ends(height: int, width: int, channels: int) -> tuple[bytes, bytes]:
     """What stands before and behind the chunks that differ between pictures of one size."""
     header = struct.pack(">IIBBBBB", width, height, 8, PNG_COLOUR_TYPES[channels], 0, 0, 0)
-    return b"".join((PNG_SIGNATURE, *_chunk(b"IHDR", header))), b"".join(_chunk(b"IEND", b""))
+    return b"".join((PNG_SIGNATURE, *png_chunk(b"IHDR", header))), b"".join(png_chunk(b"IEND", b""))
 
 
-def _chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+def png_chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Length, kind, content and checksum."""
     checksum = isal_zlib.crc32(content, isal_zlib.crc32(kind))
     return len(content).to_bytes(4, "big"), kind, content, checksum.to_bytes(4, "big")
 

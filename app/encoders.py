@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeAlias, TypeVar
 
+from app.animation import AnimationFormat
 from app.codecs import ImageFormat
 from app.engine.promises import Promises
 from app.engine.terms import Terms
@@ -19,8 +20,10 @@ THREADS = 2
 FRESH = 0.7  # of a request's time may be taken by what waits for the encoders
 KEPT = 0.9  # for one that was told to come now
 SMOOTHING = 0.3  # weight of the newest picture in the learned seconds a pixel
-Work: TypeAlias = ImageFormat | Literal["upload"]  # a format to encode in, or a file to read
-FIRST_GUESS: dict[Work, float] = {"png": 1e-8, "webp": 1e-7, "upload": 3e-8}  # seconds a pixel
+STEADY = 1 << 16  # pixels; the fewer a file has, the less is it they that take its time, and the less does it weigh
+Work: TypeAlias = ImageFormat | AnimationFormat | Literal["upload"]  # a format to encode in, or a file to read
+# Seconds a pixel.
+FIRST_GUESS: dict[Work, float] = {"png": 1e-8, "apng": 1e-8, "webp": 1e-7, "webp-animation": 5e-7, "upload": 3e-8}
 LATE: dict[Work, str] = {"upload": "the picture was not read in time"}
 ENCODED_LATE = "the pictures were computed, but not encoded in time"
 
@@ -89,7 +92,7 @@ class Encoders:
         def timed() -> T:
             start = time.perf_counter()
             result = call()
-            loop.call_soon_threadsafe(self._learn, work, (time.perf_counter() - start) / pixels)  # even if it is late
+            loop.call_soon_threadsafe(self._learn, work, time.perf_counter() - start, pixels)  # even if it is late
             return result
 
         async def made() -> T:  # for whom is gone by then, nothing is even queued
@@ -101,7 +104,7 @@ class Encoders:
         except TimeoutError:
             raise DeadlineExceeded(LATE.get(work, ENCODED_LATE)) from None
 
-    def _learn(self, work: Work, seconds: float) -> None:
+    def _learn(self, work: Work, seconds: float, pixels: int) -> None:
         """Take note of what a pixel took."""
-        known = self._pixel_seconds[work]
-        self._pixel_seconds[work] = known + SMOOTHING * (seconds - known)
+        known, weight = self._pixel_seconds[work], SMOOTHING * min(1.0, pixels / STEADY) ** 2
+        self._pixel_seconds[work] = known + weight * (seconds / pixels - known)

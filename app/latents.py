@@ -20,9 +20,10 @@ class _Source(threading.local):
         self._state = self._bits.state
         self._generator = np.random.Generator(self._bits)
 
-    def at(self, seed: int) -> np.random.Generator:
-        """The generator that Philox(key=seed) would give, until the next call."""
+    def at(self, seed: int, block: int = 0) -> np.random.Generator:
+        """The generator that Philox(key=seed) would give, until the next call, or one of its far blocks of numbers."""
         self._state["state"]["key"][0] = seed
+        self._state["state"]["counter"][3] = block
         self._bits.state = self._state
         return self._generator
 
@@ -38,6 +39,19 @@ def from_seed(seed: int, shape: tuple[int, ...], num_classes: int) -> tuple[NDAr
     generator = _source.at(seed)
     latent = generator.standard_normal(shape, np.float32)
     return latent, int(generator.integers(num_classes)) if num_classes else 0
+
+
+def further_seeds(seed: int, count: int) -> list[int]:
+    """A seed and others that follow from it, `count` in all; no two seeds' own lie near each other."""
+    return [seed, *(int(bits) >> 11 for bits in np.random.Philox(key=seed).random_raw(count - 1))]  # 53 bits of 64
+
+
+def step_noise(seed: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normal noise of this shape for a step, counted from 0, of the latent that this seed gives.
+
+    A function of seed and step alone; of numbers that neither the latent nor another step has used.
+    """
+    return _source.at(seed, step + 1).standard_normal(shape, np.float32)
 
 
 def interpolate(start: NDArray[np.float32], end: NDArray[np.float32], steps: int) -> NDArray[np.float32]:

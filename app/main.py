@@ -1,6 +1,5 @@
 """`create_app`: settings in, ASGI application out; the lifespan loads, warms up, serves, and stops the workers."""
 
-import gc
 import logging
 import os
 import signal
@@ -14,37 +13,60 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp
 
-from app import schemas
+from app import heap
+from app.audio import Speaker
 from app.completion import Completer
 from app.engine.canary import Canary
 from app.engine.engine import Engine, worker_configs
 from app.engine.jobs import ModelInfo, WorkerConfig
 from app.engine.keeper import Patience
 from app.engine.supervisor import Launch, WorkerProcess
-from app.routes import chat, completions, encode, health, images, metrics, models, openai, problems, text
+from app.routes import (
+    audio,
+    chat,
+    completions,
+    encode,
+    health,
+    images,
+    inpaint,
+    metrics,
+    models,
+    openai,
+    problems,
+    text,
+)
 from app.routes.envelope import Envelope
+from app.schemas.audio import AudioRequest
+from app.schemas.chat import OpenAIChatRequest
+from app.schemas.completions import OpenAICompletionRequest
+from app.schemas.encode import EncodeRequest, ReconstructRequest
+from app.schemas.images import ImageAnswer, ImageRequest
+from app.schemas.inpaint import InpaintRequest
+from app.schemas.openai import OpenAIImageRequest
+from app.schemas.problems import Problem
+from app.schemas.text import TextRequest
 from app.service import Service
 from app.settings import Settings
 from app.telemetry import Telemetry
 
 DOCUMENTED = (
-    schemas.ImageRequest,
-    schemas.ImageAnswer,
-    schemas.EncodeRequest,
-    schemas.ReconstructRequest,
-    schemas.TextRequest,
-    schemas.OpenAIImageRequest,
-    schemas.OpenAICompletionRequest,
-    schemas.OpenAIChatRequest,
-    schemas.Problem,
+    ImageRequest,
+    ImageAnswer,
+    EncodeRequest,
+    ReconstructRequest,
+    InpaintRequest,
+    TextRequest,
+    AudioRequest,
+    OpenAIImageRequest,
+    OpenAICompletionRequest,
+    OpenAIChatRequest,
+    Problem,
 )
 
-# Once frozen, the old generation counts as empty, and a long queue would set off one full collection after the other,
-# each of which walks all that is in flight.
-GC_THRESHOLD = (10_000, 10, 50)
 DIRECT = {
     ("POST", "/v1/images/generate"): images.generate,
     ("POST", "/v1/text/complete"): text.complete,
+    ("POST", "/v1/audio/generate"): audio.generate,
     ("POST", "/v1/completions"): completions.completions,
     ("POST", "/v1/chat/completions"): chat.chat_completions,
 }
@@ -67,7 +89,7 @@ def create_app(
     app = FastAPIOffline(
         title="Genserve",
         version=version("genserve"),
-        description="Pictures and text from small generative models, batched.",
+        description="Pictures, text and speech from small generative models, batched.",
         lifespan=_lifespan,
         redoc_url=None,
         redirect_slashes=False,
@@ -75,7 +97,7 @@ def create_app(
     )
     app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
     app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))
-    for module in (images, encode, text, openai, completions, chat, models, health, metrics):
+    for module in (images, encode, inpaint, text, audio, openai, completions, chat, models, health, metrics):
         app.include_router(module.router)
     problems.install(app)
     _enclose(app, telemetry)
@@ -108,8 +130,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     service = Service(engine, telemetry, settings.max_pixels, settings.max_upload_pixels)
     app.state.engine, app.state.service, app.state.completer = engine, service, Completer(engine)
+    app.state.speaker = Speaker(engine, telemetry, settings.max_audio_seconds)
     app.state.canary = Canary(engine)
     engine.when_ready(app.state.completer.prepare)
+    engine.when_ready(service.captions.prepare)
     engine.when_ready(lambda: _announce(engine, telemetry))
     await engine.start()
     try:
@@ -142,9 +166,7 @@ def _announce(engine: Engine, telemetry: Telemetry) -> None:
         if info.error is None:
             telemetry.model_info.labels(info.name, info.architecture, info.digest).set(1)
             telemetry.model_memory.labels(info.name).set(info.memory_bytes)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
+    heap.settle()
 
 
 def table(infos: list[ModelInfo]) -> str:
@@ -167,7 +189,8 @@ def table(infos: list[ModelInfo]) -> str:
 def _makes(info: ModelInfo) -> tuple[str, str]:
     """What a model makes and how fast, as measured at warm-up."""
     if info.kind == "sequence":
-        return f"{info.slots} x {info.max_length} tokens", f"{info.seconds[-1] * 1000:.2f} ms/step"
+        what = {"captions": "codes", "speech": "samples"}.get(info.task, "tokens")
+        return f"{info.slots} x {info.max_length} {what}", f"{info.seconds[-1] * 1000:.2f} ms/step"
     height, width, channels = info.image_shape
     return f"{width}x{height}x{channels}", f"{info.seconds[-1] / info.buckets[-1] * 1000:.2f} ms/image"
 

@@ -7,32 +7,38 @@ import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app import latents
-from app.codecs import Provenance
-from app.engine.jobs import LatentJob, Latents, ModelInfo
+from app import controls, latents
+from app.animation import DURATION_MS, Animation
+from app.codecs import AI_GENERATED, Provenance
+from app.engine.jobs import LatentJob, Latents, ModelInfo, RefineJob, sampler_of
 from app.errors import InvalidField
-from app.schemas import MAX_IMAGES, ImageRequest, MixPart
+from app.schemas.captions import CaptionFields
+from app.schemas.images import MAX_IMAGES, ImageRequest, MixPart
 
 MAX_LATENT = 1e6  # either way; standard normal ones never reach 10
 LEAST_SUM = 0.01  # of the weights of a mix, as a share of what they would add up to were none negative
 
 # What a way of saying which latents leaves no room for.
 BESIDE: Mapping[str, tuple[str, ...]] = {
-    "latents": ("seed", "truncation", "interpolate", "mix", "style_seed", "style_from"),
-    "interpolate": ("n", "seed", "mix"),
-    "mix": ("n", "seed", "style_seed", "style_from"),
+    "latents": ("seed", "truncation", "interpolate", "mix", "style_seed", "style_from", "sampler"),
+    "interpolate": ("n", "seed", "mix", "sampler"),
+    "mix": ("n", "seed", "style_seed", "style_from", "sampler"),
+    "sampler": ("truncation", "controls"),  # which it would not keep
 }
+SAMPLER_STEPS = 25
+
+OF_CAPTIONS = ("prompt", *CaptionFields.model_fields)  # what only models that draw captions take
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a request comes to: a job for the engine and the story of each picture."""
+    """What a request comes to: a job for the engine, what makes its latents first, and the story of each picture."""
 
     info: ModelInfo
     job: LatentJob
@@ -41,18 +47,39 @@ class Plan:
     labels: tuple[int | None, ...]
     parameters: tuple[dict[str, Any], ...]
     scale: int
+    animation: Animation | None = None
+    sampling: RefineJob | None = None
+    source: str = AI_GENERATED
+
+    @property
+    def shown(self) -> int:
+        """How many pictures the answer shows; an animation may show one twice."""
+        return self.job.rows if self.animation is None else len(self.animation.order(self.job.rows))
+
+    @property
+    def told(self) -> list[tuple[int | None, int | None]]:
+        """Seed and label of each file of its own; an animation is one, and its label that of every frame."""
+        each = list(zip(self.seeds, self.labels, strict=True))
+        return each if self.animation is None else each[:1]
 
     def provenance(self, index: int) -> Provenance:
         """Of one picture."""
-        return Provenance(self.info.identity, self.parameters[index])
+        return Provenance(self.info.identity, self.parameters[index], self.source)
 
     def sheet_provenance(self) -> Provenance:
         """Of all pictures on one sheet."""
         if len(self.seeds) == 1:
             return self.provenance(0)
-        first, *others = self.parameters  # what differs from picture to picture, save the seed, is not the sheet's
-        shared = {k: v for k, v in first.items() if k == "seed" or all(other.get(k) == v for other in others)}
-        return Provenance(self.info.identity, {**shared, "grid": len(self.seeds)})
+        return Provenance(self.info.identity, {**self._shared(), "grid": len(self.seeds)})
+
+    def animation_provenance(self, animation: Animation) -> Provenance:
+        """Of all pictures as frames."""
+        return Provenance(self.info.identity, {**self._shared(), **animation.story()})
+
+    def _shared(self) -> dict[str, Any]:
+        """What does not differ from picture to picture, and the first one's seed."""
+        first, *others = self.parameters
+        return {k: v for k, v in first.items() if k == "seed" or all(other.get(k) == v for other in others)}
 
 
 def plan_images(request: ImageRequest, info: ModelInfo) -> Plan:
@@ -62,6 +89,7 @@ def plan_images(request: ImageRequest, info: ModelInfo) -> Plan:
         InvalidField: fields contradict each other or do not fit the model.
     """
     _check_combination(request)
+    _check_source(request, info)
     label = resolve_label(request.label, info)
     if request.latents is not None:
         return _plan_latents(request, info, label, request.latents)
@@ -78,6 +106,38 @@ def _check_combination(request: ImageRequest) -> None:
             for field in others:
                 if getattr(request, field) is not None:
                     raise InvalidField(f"{field}: has no meaning beside {given}", field=field)
+    if request.steps is not None and request.sampler is None:
+        raise InvalidField("steps: has no meaning without sampler", field="steps")
+
+
+def _check_source(request: ImageRequest, info: ModelInfo) -> None:
+    """Refuse what belongs to captions, and seeds where a sequence model writes the latents.
+
+    Raises:
+        InvalidField: a field is one of those, or codes are missing.
+    """
+    for field in OF_CAPTIONS:
+        if getattr(request, field) is not None:
+            raise InvalidField(f"{field}: {info.name} does not draw captions", field=field)
+    if info.codes and request.latents is None:
+        wants = f"{info.name} makes pictures of codes and draws none itself: give it latents"
+        raise InvalidField(f"model: {wants}{info.codes_from and f', or ask {info.codes_from}'}", field="model")
+
+
+def _animation(request: ImageRequest) -> Animation | None:
+    """How the pictures of a request are to follow each other; None where each stands still.
+
+    Raises:
+        InvalidField: there is no walk to be shown, or no animation to which a field belongs.
+    """
+    if request.format != "webp-animation" and request.format != "apng":
+        for field in ("duration_ms", "loop"):
+            if getattr(request, field) is not None:
+                raise InvalidField(f'{field}: belongs to format "webp-animation" or "apng"', field=field)
+        return None
+    if request.interpolate is None:
+        raise InvalidField(f"format: {request.format} shows a walk, and there is no interpolate", field="format")
+    return Animation(request.format, request.duration_ms or DURATION_MS, request.loop or "forever")
 
 
 def resolve_label(label: int | str | None, info: ModelInfo, field: str = "label") -> int | None:
@@ -122,8 +182,30 @@ def _plan_seeds(request: ImageRequest, info: ModelInfo, label: int | None) -> Pl
     z = drawn[0][0][None] if n == 1 else np.stack([latent for latent, _ in drawn])
     extra = _adjust(request, info, z)
     labels = [own if label is None else label for _, own in drawn]
+    extra |= (sampled := _sampled(request, info))
     stories = [{"seed": seed + j, **extra} for j in range(n)]
-    return _plan(request, info, z, labels, seed, tuple(range(seed, seed + n)), stories)
+    plan = _plan(request, info, z, labels, seed, tuple(range(seed, seed + n)), stories)
+    return replace(plan, sampling=_sampling(plan, sampled["steps"])) if sampled else plan
+
+
+def _sampled(request: ImageRequest, info: ModelInfo) -> dict[str, Any]:
+    """What the story tells of the sampler; nothing when none was asked for.
+
+    Raises:
+        InvalidField: the model has no critic to sample by, or there are steps of nothing.
+    """
+    if request.sampler is None:
+        return {}
+    if not info.sample_seconds:
+        raise InvalidField(f"sampler: {info.name} has no critic to sample by", field="sampler")
+    return {"sampler": request.sampler, "steps": request.steps or SAMPLER_STEPS, "critic": info.critic[:12]}
+
+
+def _sampling(plan: Plan, steps: int) -> RefineJob:
+    """What moves the latents of a plan before its pictures are made; the noise of each is its own seed's."""
+    job = plan.job
+    name, seeds = sampler_of(plan.info.name), np.array(plan.seeds, np.int64)
+    return RefineJob(name, job.inputs, job.labels, steps=steps, seeds=seeds)
 
 
 def _adjust(request: ImageRequest, info: ModelInfo, z: Latents) -> dict[str, Any]:
@@ -165,6 +247,8 @@ def _plan_latents(request: ImageRequest, info: ModelInfo, label: int | None, giv
     if z.shape[1:] != shape or not 1 <= len(z) <= MAX_IMAGES:
         wanted = f"{list(shape)} or [n, {', '.join(map(str, shape))}] with n up to {MAX_IMAGES}"
         raise InvalidField(f"latents: shape {list(z.shape)}; {info.name} takes {wanted}", field="latents")
+    if info.codes and not ((z == np.rint(z)) & (z >= 0) & (z < info.codes)).all():
+        raise InvalidField(f"latents: {info.name} takes whole numbers from 0 to {info.codes - 1}", field="latents")
     if request.n is not None and request.n != len(z):
         raise InvalidField(f"n: {request.n} contradicts the {len(z)} latents given", field="n")
     stories = [{"latents_sha256": digest(row)} for row in z]
@@ -274,8 +358,10 @@ def _plan(
     stories: list[dict[str, Any]],
 ) -> Plan:
     shown: list[int | None] = list(labels) if info.num_classes else [None] * len(labels)
+    steered = controls.steer(z, request.controls or {}, info)
     for story, own in zip(stories, shown, strict=True):
+        story |= steered
         story |= {"label": own} if own is not None else {}
         story |= {"scale": request.scale} if request.scale > 1 else {}
     job = LatentJob(info.name, z, np.array(labels, np.int64))
-    return Plan(info, job, seed, seeds, tuple(shown), tuple(stories), request.scale)
+    return Plan(info, job, seed, seeds, tuple(shown), tuple(stories), request.scale, _animation(request))

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from app.errors import Draining
 from app.limits import Sweep, Watched
 from app.routes.connection import CLOSING
-from app.schemas import Problem
+from app.schemas.problems import Problem
 from app.transport import Corked
 
 UPGRADE = re.compile(rb"\r\nupgrade(:[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)

@@ -13,21 +13,26 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
-from app import codecs, upload
+from app import animation, codecs, upload
+from app.captions import Captions
 from app.codecs import ImageFormat
-from app.encoders import Encoders
+from app.encoders import Encoders, Work
 from app.engine.engine import Engine
-from app.engine.jobs import LatentJob, Latents, ModelInfo, Pictures, encoder_of
+from app.engine.jobs import LatentJob, Latents, ModelInfo, Pictures, Task, encoder_of
 from app.engine.terms import Terms
-from app.errors import DeadlineExceeded, InvalidField, ModelNotFound, PictureTooLarge
+from app.errors import InvalidField, ModelNotFound, PictureTooLarge, RequestError
+from app.inpainting import Hole, Inpainter, Wanted, drawn_seed, hole_of, plan_filled
 from app.plan import Plan, plan_images, require_label, resolve_label
-from app.schemas import EncodeQuery, ImageAnswer, ImageItem, ImageRequest, ReconstructQuery
+from app.schemas.encode import EncodeQuery, ReconstructQuery
+from app.schemas.images import ImageAnswer, ImageItem, ImageRequest
+from app.schemas.inpaint import InpaintQuery
 from app.settings import MAX_UPLOAD_PIXELS
 from app.telemetry import Telemetry
 from app.upload import Header, Reading
 
 # Up to so many pixels, about 0.1 ms, handing the encoding to a thread costs more than it saves.
-INLINE_PIXELS: Mapping[ImageFormat, int] = {"png": 1 << 16, "webp": 1 << 10}
+INLINE_PIXELS: Mapping[Work, int] = {"png": 1 << 16, "webp": 1 << 10, "apng": 1 << 13, "webp-animation": 0}
+HALF = 128  # of 255: from there on a mask is white, and up to there a picture is transparent
 INLINE_UPLOAD = 1 << 14  # likewise, pixels and bytes of a file to read
 
 T = TypeVar("T")
@@ -49,7 +54,7 @@ class Generated:
     Attributes:
         plan: what was asked for.
         pictures: [n, H, W, C].
-        image_format: to be encoded in.
+        image_format: to be encoded in, unless they are frames of an animation.
         reserved: seconds of the encoders; 0 for what is encoded at once.
         deadline: by the loop's clock.
         watch: awaits on behalf of the client.
@@ -64,8 +69,19 @@ class Generated:
 
     @property
     def pixels(self) -> int:
-        """Of all files."""
-        return self.pictures[..., 0].size * self.plan.scale**2
+        """Of all files, frame by frame."""
+        return self.pictures[0, ..., 0].size * self.plan.shown * self.plan.scale**2
+
+    @property
+    def work(self) -> Work:
+        """Which kind the encoding is."""
+        return _work(self.plan, self.image_format)
+
+    @property
+    def media_type(self) -> str:
+        """Of each file."""
+        moving = self.plan.animation
+        return codecs.MEDIA_TYPES[self.image_format] if moving is None else animation.MEDIA_TYPES[moving.image_format]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +112,21 @@ class Service:
         self._max_pixels = max_pixels
         self._max_upload_pixels = max_upload_pixels
         self._encoders = Encoders(telemetry)
+        self._inpainter = Inpainter(engine)
+        self.captions = Captions(engine)
 
     def close(self) -> None:
         """Let the encoder threads go."""
         self._encoders.close()
 
-    def picture_model(self, name: str | None) -> ModelInfo:
-        """The picture model of that name, or the first one.
+    def picture_model(self, name: str | None, prompt: str | None = None) -> ModelInfo:
+        """The picture model of that name; or the first one, with a prompt the first that draws captions.
 
         Raises:
             ModelNotFound: there is none; and what `Engine.model` raises.
         """
-        return self.engine.model(name, "latent")
+        tasks: tuple[Task, ...] = ("latents", "codes", "captions")
+        return self.engine.model(name, *(tasks if prompt is None else reversed(tasks)))
 
     def encoding_model(self, name: str | None) -> ModelInfo:
         """The picture model of that name, if it encodes, or the first one that does.
@@ -115,14 +134,25 @@ class Service:
         Raises:
             ModelNotFound: there is none; and what `Engine.model` raises.
         """
+        return self._model_that("encodes", lambda info: info.encodes, name)
+
+    def inpainting_model(self, name: str | None) -> ModelInfo:
+        """The picture model of that name, if it inpaints, or the first one that does.
+
+        Raises:
+            ModelNotFound: there is none; and what `Engine.model` raises.
+        """
+        return self._model_that("inpaints", lambda info: info.inpaints, name)
+
+    def _model_that(self, does: str, able: Callable[[ModelInfo], bool], name: str | None) -> ModelInfo:
         self.engine.check_open()
-        known = {info.name: info for info in self.engine.models.values() if info.error is None and info.encodes}
+        known = {info.name: info for info in self.engine.models.values() if info.error is None and able(info)}
         if name is None and known:
             return next(iter(known.values()))
         if name in known:
             return known[name]
         asked = "no model" if name is None else f"no model {name!r}"
-        raise ModelNotFound(f"{asked} that encodes is served (served: {', '.join(known) or 'none'})", field="model")
+        raise ModelNotFound(f"{asked} that {does} is served (served: {', '.join(known) or 'none'})", field="model")
 
     async def to_latents(self, asked: EncodeQuery, content: bytes, watch: Watch, terms: Terms) -> Encoded:
         """The latents of an uploaded picture; `watch` gives it up when the client leaves.
@@ -133,13 +163,9 @@ class Service:
         deadline = asyncio.get_running_loop().time() + terms.seconds
         info = self.encoding_model(asked.model)
         label = require_label(asked.label, info)
-        header = upload.header_of(content)
-        if header.pixels > self._max_upload_pixels:
-            said = f"{header.width} x {header.height} pixels; the limit is {self._max_upload_pixels} in all"
-            raise PictureTooLarge(said)
-        reading = await self._read(content, header, info, watch, terms, deadline)
+        reading = await self._read(content, info, watch, terms, deadline)
         job = LatentJob(encoder_of(info.name), reading.picture[None], np.array([label or 0], np.int64))
-        (z,) = await watch(self.engine.submit(job, _left(terms, deadline)))
+        (z,) = await watch(self.engine.submit(job, terms.left(deadline)))
         return Encoded(info, label, z, reading)
 
     async def reconstruct(
@@ -162,10 +188,64 @@ class Service:
             scale=asked.scale,
             format=asked.format,
         )
-        return await self.generate(again, image_format, watch, _left(terms, deadline))
+        return await self.generate(again, image_format, watch, terms.left(deadline))
 
-    def _pixels(self, info: ModelInfo, rows: int, scale: int) -> int:
-        """Of an answer with so many pictures.
+    async def inpaint(
+        self,
+        asked: InpaintQuery,
+        image: bytes,
+        mask: bytes | None,
+        image_format: ImageFormat,
+        watch: Watch,
+        terms: Terms,
+    ) -> Generated:
+        """An uploaded picture with its hole filled, to be encoded afterwards.
+
+        The hole is what is white in the mask, or without one what is transparent in the picture.
+
+        Raises:
+            GenserveError: a file or the request does not fit, or the engine refuses or fails it.
+        """
+        deadline = asyncio.get_running_loop().time() + terms.seconds
+        info = self.inpainting_model(asked.model)
+        wanted = Wanted(info, resolve_label(asked.label, info), drawn_seed(asked.seed), asked.steps)
+        pixels = self._pixels(info, 1, asked.scale)  # refused before anything is computed
+        hole = await self._hole(image, mask, info, watch, terms, deadline)
+        reserved = 0.0 if pixels <= INLINE_PIXELS[image_format] else self._encoders.reserve(pixels, image_format, terms)
+        try:
+            found = await watch(asyncio.ensure_future(self._inpainter.search(wanted, hole, terms, deadline)))
+        except BaseException:
+            self._encoders.release(reserved)
+            raise
+        plan = plan_filled(wanted, found, hole, asked.scale)
+        return Generated(plan, hole.filled(found.pictures[0])[None], image_format, reserved, deadline, watch)
+
+    async def _hole(
+        self, image: bytes, mask: bytes | None, info: ModelInfo, watch: Watch, terms: Terms, deadline: float
+    ) -> Hole:
+        """A picture as the model takes it, and where it is to be filled.
+
+        Raises:
+            GenserveError: a file can't be read, the two do not fit each other, or nothing or all is to be filled.
+        """
+        read = functools.partial(self._read, info=info, watch=watch, terms=terms, deadline=deadline)
+        picture = await read(image)
+        if mask is None:
+            if info.image_shape[2] == 4:
+                said = f"mask: {info.name} knows transparent pictures, so that it has to be given one"
+                raise InvalidField(said, field="mask")
+            return hole_of(picture.picture, (await read(image, channels=4)).picture[..., 3] < HALF, "image")
+        try:
+            seen = await read(mask, channels=1)
+        except RequestError as error:
+            raise type(error)(f"mask: {error.detail}", field="mask") from None
+        if seen.size != picture.size:
+            said = "mask: {} x {} pixels where the picture has {} x {}".format(*seen.size, *picture.size)
+            raise InvalidField(said, field="mask")
+        return hole_of(picture.picture, seen.picture[..., 0] >= HALF, "mask")
+
+    def _pixels(self, info: ModelInfo, rows: int, scale: int, count_field: str = "n") -> int:
+        """Of an answer with so many pictures, as that field says.
 
         Raises:
             InvalidField: they are too many.
@@ -173,16 +253,30 @@ class Service:
         height, width, _ = info.image_shape
         pixels = rows * height * width * scale**2
         if pixels > self._max_pixels:
-            field = "scale" if scale > 1 else "n"
+            field = "scale" if scale > 1 else count_field
             raise InvalidField(f"{field}: {pixels} pixels in all; the limit is {self._max_pixels}", field=field)
         return pixels
 
+    def _header(self, content: bytes) -> Header:
+        """Of a file that may be decoded.
+
+        Raises:
+            PictureTooLarge: it may not.
+        """
+        header = upload.header_of(content)
+        if header.pixels > self._max_upload_pixels:
+            said = f"{header.width} x {header.height} pixels; the limit is {self._max_upload_pixels} in all"
+            raise PictureTooLarge(said)
+        return header
+
     async def _read(
-        self, content: bytes, header: Header, info: ModelInfo, watch: Watch, terms: Terms, deadline: float
+        self, content: bytes, info: ModelInfo, watch: Watch, terms: Terms, deadline: float, channels: int = 0
     ) -> Reading:
-        """Decode what is small at once, the rest in a thread."""
+        """Decode what is small at once, the rest in a thread; in the model's channels, or in so many."""
+        header = self._header(content)
         start, size = time.perf_counter(), max(header.pixels, len(content))
-        read = functools.partial(upload.read, content, header, info.image_shape)
+        height, width, own = info.image_shape
+        read = functools.partial(upload.read, content, header, (height, width, channels or own))
         if size <= INLINE_UPLOAD:
             reading = read()
         else:
@@ -201,19 +295,47 @@ class Service:
             GenserveError: the request does not fit the model, or the engine refuses or fails it.
         """
         deadline = asyncio.get_running_loop().time() + terms.seconds
-        plan = plan_images(request, self.picture_model(request.model))
-        pixels = self._pixels(plan.info, plan.job.rows, plan.scale)
+        info = self.picture_model(request.model, request.prompt)
+        if info.task == "captions":
+            return await self._draw(request, info, image_format, watch, terms)
+        plan = plan_images(request, info)
+        pixels = self._pixels(plan.info, plan.shown, plan.scale, "n" if request.interpolate is None else "interpolate")
+        work = _work(plan, image_format)
+        reserved = 0.0 if pixels <= INLINE_PIXELS[work] else self._encoders.reserve(pixels, work, terms)
+        try:
+            pictures = await self._compute(plan, watch, terms, deadline)
+        except BaseException:
+            self._encoders.release(reserved)
+            raise
+        return Generated(plan, pictures, image_format, reserved, deadline, watch)
+
+    async def _compute(self, plan: Plan, watch: Watch, terms: Terms, deadline: float) -> Pictures:
+        """The pictures of a plan; its latents are sampled first where that was asked for."""
+        if plan.sampling is None:
+            return await watch(self.engine.submit(plan.job, terms))
+        z = await watch(self.engine.submit(plan.sampling, terms))
+        return await watch(self.engine.submit(replace(plan.job, inputs=z), terms.left(deadline)))
+
+    async def _draw(
+        self, request: ImageRequest, info: ModelInfo, image_format: ImageFormat, watch: Watch, terms: Terms
+    ) -> Generated:
+        """The same for a caption: one model writes codes, another makes pictures of them, under one deadline."""
+        deadline = asyncio.get_running_loop().time() + terms.seconds
+        draft = self.captions.draft(request, info)
+        pixels = self._pixels(info, draft.n, draft.scale, "n")
         inline = pixels <= INLINE_PIXELS[image_format]
         reserved = 0.0 if inline else self._encoders.reserve(pixels, image_format, terms)
         try:
-            pictures = await watch(self.engine.submit(plan.job, terms))
+            codes = await watch(asyncio.ensure_future(self.captions.codes(draft, terms, deadline)))
+            plan = draft.plan(codes)
+            pictures = await watch(self.engine.submit(plan.job, terms.left(deadline)))
         except BaseException:
             self._encoders.release(reserved)
             raise
         return Generated(plan, pictures, image_format, reserved, deadline, watch)
 
     async def encode(self, generated: Generated, packing: Packing) -> bytes:
-        """Pictures to the body of an answer: one picture or sheet, a ZIP archive, or JSON. Call it once.
+        """Pictures to the body of an answer: a picture, sheet or animation, a ZIP archive, or JSON. Call it once.
 
         Raises:
             InvalidField: the sheet is too large for the format.
@@ -221,11 +343,11 @@ class Service:
         """
         start = time.perf_counter()
         plan = generated.plan
-        if packing == "image":
+        if packing == "image" and plan.animation is None:
             rows, columns = codecs.grid_shape(len(generated.pictures))
         else:
             rows, columns = 1, 1
-        call = {"image": _as_sheet, "zip": _as_archive, "json": _as_json}[packing]
+        call = {"image": _as_sheet if plan.animation is None else _alone, "zip": _as_archive, "json": _as_json}[packing]
         body = await self._run(call, generated, rows, columns)
         self._telemetry.pictures(plan.info.name).encode.observe(time.perf_counter() - start)
         return body
@@ -245,37 +367,38 @@ class Service:
         """Encode at once what is small, the rest in a thread; files of rows x columns pictures."""
         image_format = generated.image_format
         try:
-            _check_sides(generated.plan, image_format, rows, columns)
+            _check_sides(generated.plan, generated.work, rows, columns)
             if not generated.reserved:
                 return call(generated, image_format)
             encode = functools.partial(call, generated, image_format)
-            return await self._encoders.run(encode, generated.pixels, image_format, generated.watch, generated.deadline)
+            work, pixels = generated.work, generated.pixels
+            return await self._encoders.run(encode, pixels, work, generated.watch, generated.deadline)
         finally:
             self._encoders.release(generated.reserved)
 
 
-def _left(terms: Terms, deadline: float) -> Terms:
-    """The same terms for what is left of a request's time, up to a deadline by the loop's clock.
-
-    Raises:
-        DeadlineExceeded: nothing is left.
-    """
-    seconds = deadline - asyncio.get_running_loop().time()
-    if seconds <= 0:
-        raise DeadlineExceeded(f"the answer was not there in {terms.seconds:g} s")
-    return replace(terms, seconds=seconds)
+def _work(plan: Plan, image_format: ImageFormat) -> Work:
+    return image_format if plan.animation is None else plan.animation.image_format
 
 
-def _check_sides(plan: Plan, image_format: ImageFormat, rows: int, columns: int) -> None:
+def _check_sides(plan: Plan, work: Work, rows: int, columns: int) -> None:
     height, width, _ = plan.info.image_shape
-    if image_format == "webp" and plan.scale * max(rows * height, columns * width) > codecs.MAX_WEBP_SIDE:
+    if work in ("webp", "webp-animation") and plan.scale * max(rows * height, columns * width) > codecs.MAX_WEBP_SIDE:
         raise InvalidField(f"format: WebP holds at most {codecs.MAX_WEBP_SIDE} pixels a side", field="format")
 
 
 def _files(generated: Generated, image_format: ImageFormat) -> list[bytes]:
     plan = generated.plan
+    if plan.animation is not None:
+        story = plan.animation_provenance(plan.animation)
+        return [animation.animate(generated.pictures, plan.animation, plan.scale, story)]
     pictures = codecs.enlarge(generated.pictures, plan.scale)
     return codecs.encode_all(pictures, image_format, [plan.provenance(i) for i in range(len(pictures))])
+
+
+def _alone(generated: Generated, image_format: ImageFormat) -> bytes:
+    (content,) = _files(generated, image_format)
+    return content
 
 
 def _as_sheet(generated: Generated, image_format: ImageFormat) -> bytes:
@@ -287,15 +410,15 @@ def _as_sheet(generated: Generated, image_format: ImageFormat) -> bytes:
 
 def _as_archive(generated: Generated, image_format: ImageFormat) -> bytes:
     plan = generated.plan
-    names = [f"{plan.info.name}-{i:02d}" + ("" if s is None else f"-seed-{s}") for i, s in enumerate(plan.seeds)]
+    names = [f"{plan.info.name}-{i:02d}" + ("" if s is None else f"-seed-{s}") for i, (s, _) in enumerate(plan.told)]
     files = _files(generated, image_format)
     return codecs.archive((f"{name}.{image_format}", content) for name, content in zip(names, files, strict=True))
 
 
 def _as_json(generated: Generated, image_format: ImageFormat) -> bytes:
-    plan, media_type = generated.plan, codecs.MEDIA_TYPES[image_format]
+    plan, files = generated.plan, _files(generated, image_format)
     images = [
-        ImageItem(seed=seed, label=label, media_type=media_type, base64=base64.b64encode(content).decode())
-        for seed, label, content in zip(plan.seeds, plan.labels, _files(generated, image_format), strict=True)
+        ImageItem(seed=seed, label=label, media_type=generated.media_type, base64=base64.b64encode(content).decode())
+        for (seed, label), content in zip(plan.told, files, strict=True)
     ]
     return ImageAnswer(model=plan.info.identity, seed=plan.seed, images=images).model_dump_json().encode()

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 28, description="largest request body, bytes")
     max_header: int = Field(1 << 15, ge=1 << 10, le=1 << 20, description="largest head of a request, bytes")
     max_pixels: int = Field(1 << 24, ge=1 << 10, description="largest answer, pixels over all its pictures")
+    max_audio_seconds: float = Field(60.0, gt=0, le=3600, description="longest speech, seconds of sound")
     max_upload_pixels: int = Field(
         MAX_UPLOAD_PIXELS, ge=1 << 10, le=1 << 26, description="largest uploaded picture, pixels"
     )

@@ -7,7 +7,7 @@ import functools
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from app.engine.jobs import ENCODER
+from app.engine.jobs import ENCODER, INPAINTER, SAMPLER
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -26,9 +26,12 @@ class PictureMeters:
 
 
 def _made(telemetry: "Telemetry", model: str) -> Counter:
-    """Where the good rows of a model are counted, or those of its encoder."""
+    """Where the good rows of a model are counted, or those of its encoder, or of what improves its latents."""
     if model.endswith(ENCODER):
         return telemetry.encoded.labels(model.removesuffix(ENCODER))
+    for way in (SAMPLER, INPAINTER):
+        if model.endswith(way):
+            return telemetry.refined.labels(model.removesuffix(way), way.removeprefix("/"))
     return telemetry.images.labels(model)
 
 
@@ -59,7 +62,9 @@ class Telemetry:
         self.inter_token = histogram("inter_token_latency_seconds", "Between tokens of a sequence.", "model")
         self.slots_busy = gauge("slots_busy", "Slots of a sequence model in use.", "model")
         self.images = counter("images_total", "Pictures generated.", "model")
+        self.audio_seconds = counter("audio_seconds_total", "Seconds of sound generated.", "model")
         self.encoded = counter("encoded_total", "Pictures turned into latents.", "model")
+        self.refined = counter("refined_total", "Latents improved by gradients.", "model", "way")
         self.read = histogram("read_duration_seconds", "An uploaded file to the pixels that a model takes.", "model")
         self.queue_depth = gauge("queue_depth", "Rows waiting or being computed.", "model")
         self.queue_seconds = gauge(

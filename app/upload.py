@@ -87,6 +87,12 @@ class Reading:
     grey: bool
     flattened: bool
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the file's picture when it is upright."""
+        width, height = self.header.width, self.header.height
+        return (height, width) if self.orientation in SIDEWAYS else (width, height)
+
 
 def header_of(content: bytes) -> Header:
     """Format and size of a file, by its first bytes.

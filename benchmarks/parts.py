@@ -27,7 +27,7 @@ from app.codecs import Provenance
 from app.engine.engine import worker_configs
 from app.main import _base_config
 from app.routes.body import read_json
-from app.schemas import ImageRequest
+from app.schemas.images import ImageRequest
 from app.settings import Settings
 from benchmarks.generators import folder_of
 from benchmarks.peers.contract import Body, Config

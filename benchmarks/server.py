@@ -23,7 +23,7 @@ from benchmarks.peers.contract import ROUTE, Body, Config
 LOGS = ROOT / "build/bench/logs"
 VENVS = ROOT / "build/bench/venvs"
 HEADERS = {"Content-Type": "application/json"}
-START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90.0, 5.0, 30.0
+START_SECONDS, STOP_SECONDS, ANSWER_SECONDS, PAUSE = 120.0, 5.0, 30.0, 0.05
 SEED, LABEL = 7, 7
 TOLERANCE = {"float32": 1, "bfloat16": 6}  # grey levels
 SETTING = {"float32": "fp32", "bfloat16": "bf16"}  # as the service's setting calls them
@@ -42,7 +42,7 @@ HELPS = {"litserve": {"OMP_WAIT_POLICY": "PASSIVE"}, "bentoml": {"BENTOML_DO_NOT
 
 
 class ServerError(Exception):
-    """A server did not start, or makes other pictures than it should."""
+    """A server did not start, or makes something else than it should."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Launch:
         name: of its log file.
         command: program and arguments.
         port: on 127.0.0.1.
-        path: of the route that makes a picture.
+        path: of the route that is measured.
         environment: beside that of this process.
+        probe: body of a request that is answered with 200 once the server has started.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Launch:
     port: int
     path: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    probe: bytes = b"{}"
 
     @property
     def url(self) -> str:
@@ -116,19 +118,22 @@ def running(launch: Launch) -> Iterator[subprocess.Popen[bytes]]:
 
 def _wait_until_ready(launch: Launch, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
+    said, log = "nothing", f"see {LOGS}/{launch.name}.log"
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerError(f"{launch.name} ended with status {process.returncode}: see {LOGS}/{launch.name}.log")
+            raise ServerError(f"{launch.name} ended with status {process.returncode}: {log}")
         with contextlib.suppress(OSError, http.client.HTTPException):
-            if ask(launch, b"{}")[0] == 200:
+            status, _, answer = ask(launch, launch.probe, START_SECONDS)
+            if status == 200:
                 return
-        time.sleep(0.1)
-    raise ServerError(f"{launch.name} did not answer within {START_SECONDS:.0f} s: see {LOGS}/{launch.name}.log")
+            said = f"{status}: {answer[:200]!r}"
+        time.sleep(PAUSE)
+    raise ServerError(f"{launch.name} did not start within {START_SECONDS:.0f} s, last answer {said}: {log}")
 
 
-def ask(launch: Launch, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-    """One request: status, headers in lower case, body."""
-    connection = http.client.HTTPConnection("127.0.0.1", launch.port, timeout=ANSWER_SECONDS)
+def ask(launch: Launch, body: bytes, seconds: float = ANSWER_SECONDS) -> tuple[int, Mapping[str, str], bytes]:
+    """One request, answered within so many seconds: status, headers in lower case, body."""
+    connection = http.client.HTTPConnection("127.0.0.1", launch.port, timeout=seconds)
     try:
         connection.request("POST", launch.path, body, HEADERS)
         answer = connection.getresponse()

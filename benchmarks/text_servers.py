@@ -5,26 +5,21 @@
 """
 
 import contextlib
-import http.client
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import server
-from benchmarks.generators import ROOT
 from benchmarks.peers import llama_cpp
-from benchmarks.server import ServerError, descendants, free_port, stop
-from benchmarks.text_load import HEADERS, PATH, Target
+from benchmarks.server import Launch, descendants, free_port, running
+from benchmarks.text_load import PATH, Target
 from benchmarks.text_prompts import Prompt
 
 SLOTS = 16  # completions that every server is told to run at once
 POSITIONS = 256  # of each, prompt included
 THREADS = 2
-START_SECONDS, PAUSE = 120.0, 0.05
 OURS = "genserve"
 SAME = {
     "BF16": "bf16",
@@ -115,47 +110,9 @@ def started(chosen: TextServer, prompt: Prompt) -> Iterator[Started]:
         ServerError: it ends, or does not answer in time.
     """
     port = free_port()
-    target = Target(f"http://127.0.0.1:{port}", chosen.target.model, chosen.target.fields, chosen.target.takes_tokens)
-    log = server.LOGS / f"{chosen.name.replace(' ', '-')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        begun = time.perf_counter()
-        process = subprocess.Popen(
-            [*chosen.command, "--port", str(port)],
-            cwd=ROOT,
-            env={**os.environ, **chosen.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            _wait_for_completion(port, target.body(prompt, 1), process, log)
-            yield Started(target, process.pid, time.perf_counter() - begun)
-        finally:
-            stop(process)
-
-
-def _wait_for_completion(port: int, body: bytes, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    said = "nothing"
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ServerError(f"the server ended with status {process.returncode}: see {log}")
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            status, answer = _ask(port, body)
-            if status == 200:
-                return
-            said = f"{status}: {answer[:200]!r}"
-        time.sleep(PAUSE)
-    raise ServerError(f"no completion within {START_SECONDS:.0f} s, last answer {said}: see {log}")
-
-
-def _ask(port: int, body: bytes) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
-    try:
-        connection.request("POST", PATH, body, HEADERS)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
+    target = replace(chosen.target, url=f"http://127.0.0.1:{port}")
+    command, probe = [*chosen.command, "--port", str(port)], target.body(prompt, 1)
+    launch = Launch(chosen.name.replace(" ", "-"), command, port, PATH, chosen.environment, probe)
+    begun = time.perf_counter()
+    with running(launch) as process:
+        yield Started(target, process.pid, time.perf_counter() - begun)

@@ -12,6 +12,10 @@ curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" \
 curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" -H 'Accept: application/zip' \
     -d '{"interpolate": {"from_seed": 1, "to_seed": 2, "steps": 8}, "label": "Sneaker"}' -o walk.zip
 
+# The same there and back again, as one moving picture.
+curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" -o walk.webp \
+    -d '{"interpolate": {"from_seed": 1, "to_seed": 2, "steps": 8}, "label": "Sneaker", "scale": 4, "format": "webp-animation", "loop": "boomerang"}'
+
 # Text in one piece, then as it is made.
 curl -sS --fail-with-body "$url/v1/text/complete" -H "$json" \
     -d '{"prompt": "HAMLET.\n", "max_tokens": 40, "temperature": 0.8, "seed": 7}'

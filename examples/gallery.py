@@ -1,4 +1,4 @@
-"""Makes the README's picture rows from a running server: seeds 0 to 15 of every picture model, a row a model.
+"""Makes the README's picture rows from a running server: seeds 0 to 15 of every model of seeds, a row a model.
 
 GENSERVE_URL names another server.
 """
@@ -15,7 +15,8 @@ SEEDS, SCALE, GAP = range(16), 2, 4
 with httpx.Client(base_url=URL, timeout=60) as client:
     models = client.get("/v1/models").raise_for_status().json()["data"]
     rows = []
-    for name in [model["id"] for model in models if model["genserve"]["kind"] == "latent"]:
+    cards = {model["id"]: model["genserve"] for model in models}
+    for name in [name for name, card in cards.items() if card["kind"] == "latent" and "codes" not in card]:
         asked = [{"model": name, "seed": seed, "scale": SCALE} for seed in SEEDS]
         files = [client.post("/v1/images/generate", json=body).raise_for_status().content for body in asked]
         rows.append([Image.open(io.BytesIO(file)) for file in files])

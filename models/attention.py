@@ -19,7 +19,7 @@ from torch import Tensor, nn
 MAX_LENGTH = 1 << 20
 MAX_TABLE = 1 << 26  # positions times features of a head: tables of angles take memory beside the parameters
 
-Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, [N, 1, dim] each
+Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, [N, total, dim] each; of values, which stay, 1 and 0
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,13 @@ class Heads:
         first = self.queries + self.keys
         return projected[..., : self.queries, :], projected[..., self.queries : first, :], projected[..., first:, :]
 
-    def grouped(self, queries: Tensor) -> Tensor:
-        """[N, queries or more, dim] -> [N, keys, group, dim]."""
-        return queries[:, : self.queries].view(len(queries), self.keys, self.group, self.dim)
+    def grouped(self, projected: Tensor) -> Tensor:
+        """The queries, [N, total, dim] -> [N, keys, group, dim]."""
+        return projected[:, : self.queries].view(-1, self.keys, self.group, self.dim)
+
+    def stored(self, projected: Tensor) -> Tensor:
+        """Keys and values, [N, total, dim] -> [N, 2, keys, dim]."""
+        return projected[:, self.queries :].view(-1, 2, self.keys, self.dim)
 
 
 @dataclass(frozen=True)
@@ -70,25 +74,32 @@ class Cache:
     """Keys and values of all slots, allocated once.
 
     Attributes:
-        keys: one tensor a layer, [slots, key heads, max_length, dim], rotated.
-        values: likewise, as projected.
+        memories: one tensor a layer, [2, slots, key heads, max_length, dim]: keys, rotated, and values, as projected.
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    memories: tuple[Tensor, ...]
 
     @classmethod
     def allocate(cls, layers: int, slots: int, length: int, heads: Heads, like: Tensor) -> "Cache":
         """A cache on the device and in the dtype of `like`."""
-        shape = (slots, heads.keys, length, heads.dim)
+        shape = (2, slots, heads.keys, length, heads.dim)
         # Zeros, not empty: rows are read up to a common span, and garbage may hold NaN, which no mask removes.
-        memories = [_zeros(shape, like) for _ in range(2 * layers)]
-        return cls(tuple(memories[:layers]), tuple(memories[layers:]))
+        return cls(tuple(_zeros(shape, like) for _ in range(layers)))
+
+    @property
+    def keys(self) -> tuple[Tensor, ...]:
+        """One tensor a layer, [slots, key heads, max_length, dim]."""
+        return tuple(memory[0] for memory in self.memories)
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """One tensor a layer, [slots, key heads, max_length, dim]."""
+        return tuple(memory[1] for memory in self.memories)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the first positions of slot `target` those of slot `source`."""
-        for memory in (*self.keys, *self.values):
-            memory[target, :, :length] = memory[source, :, :length]
+        for memory in self.memories:
+            memory[:, target, :, :length] = memory[:, source, :, :length]
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -109,24 +120,29 @@ class Rotary(nn.Module):
     The tables are made of angles in float32, whatever the network computes in.
     """
 
-    def __init__(self, length: int, dim: int, frequencies: Tensor) -> None:
-        """Make the tables of `length` positions; frequencies [dim / 2], radians a position.
+    def __init__(self, length: int, heads: Heads, frequencies: Tensor) -> None:
+        """Make the tables of `length` positions; frequencies [heads.dim / 2], radians a position.
 
         Raises:
             ValueError: the tables would be larger than anybody needs, or a head can't be turned in pairs.
         """
         super().__init__()
         check_length(length)
-        if length * dim > MAX_TABLE:
-            raise ValueError(f"max_length {length} times head_dim {dim} is over {MAX_TABLE}")
+        if length * heads.dim > MAX_TABLE:
+            raise ValueError(f"max_length {length} times head_dim {heads.dim} is over {MAX_TABLE}")
+        self._turned, self._kept = heads.queries + heads.keys, heads.keys
         angles = torch.outer(torch.arange(length).float(), frequencies.float())
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, positions: Tensor) -> Rotation:
-        """What turns heads at positions [N]: once for all layers."""
+        """What turns projected heads at positions [N]: once for all layers."""
         cos, sin = self.cos[positions], self.sin[positions]  # type: ignore[index]  # typed Tensor | Module
-        return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
+        return self._of_all(torch.cat([cos, cos], -1), 1.0), self._of_all(torch.cat([-sin, sin], -1), 0.0)
+
+    def _of_all(self, table: Tensor, kept: float) -> Tensor:
+        """[N, dim] -> [N, total, dim]; what stands for values keeps them as they are."""
+        return F.pad(table[:, None].expand(-1, self._turned, -1), (0, 0, 0, self._kept), value=kept)
 
 
 def check_length(length: int) -> None:
@@ -149,7 +165,7 @@ def frequencies(dim: int, base: float) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Rotation | None) -> Tensor:
-    """Turn heads [..., N, heads, dim] by the angles of their positions."""
+    """Turn projected heads [..., N, total, dim] by the angles of their positions; values stay as they are."""
     if rotation is None:
         return x
     cos, sin = rotation
@@ -165,10 +181,9 @@ class Whole:
 
     def __call__(self, _layer: int, projected: Tensor) -> Tensor:
         """[B, T, total, dim] -> [B, T, queries * dim]."""
-        heads = self._heads
-        q, k, v = heads.split(projected)
-        rotation = self._rotation and (self._rotation[0].to(q.dtype), self._rotation[1].to(q.dtype))  # autocast's
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        heads, dtype = self._heads, projected.dtype
+        rotation = self._rotation and (self._rotation[0].to(dtype), self._rotation[1].to(dtype))  # autocast's
+        q, k, v = heads.split(rotate(projected, rotation))
         if heads.group > 1:
             k, v = (part.repeat_interleave(heads.group, -2) for part in (k, v))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
@@ -206,19 +221,17 @@ class Pieces:
         """Pieces at these places; the rotation is that of their positions."""
         self._heads, self._rotation, self._cache, self._places = heads, rotation, cache, places
         shapes = list(zip(places.starts, places.lengths, strict=True))
-        masks = {shape: _causal(*shape, cache.keys[0]) for shape in set(shapes)}
+        masks = {shape: _causal(*shape, cache.memories[0]) for shape in set(shapes)}
         self._masks = [masks[shape] for shape in shapes]
 
     def __call__(self, layer: int, projected: Tensor) -> Tensor:
         """[N or more, total, dim], pieces one after another -> [as many, queries * dim]; writes this layer's cache."""
-        heads, keys, values, places = self._heads, self._cache.keys[layer], self._cache.values[layer], self._places
-        real = projected[: len(places.rows)]
-        turned = rotate(real[:, : -heads.keys], self._rotation)
-        keys[places.rows, :, places.positions] = turned[:, heads.queries :]
-        values[places.rows, :, places.positions] = real[:, -heads.keys :]
-        queries = heads.grouped(turned)
+        heads, memory, places = self._heads, self._cache.memories[layer], self._places
+        turned = rotate(projected[: len(places.rows)], self._rotation)
+        memory[:, places.rows, :, places.positions] = heads.stored(turned)
+        queries, (keys, values) = heads.grouped(turned), memory
         out = queries.new_zeros(len(projected), *queries.shape[1:])
-        cuts = _cut(queries, places.lengths), _cut(out[: len(real)], places.lengths)
+        cuts = _cut(queries, places.lengths), _cut(out[: len(turned)], places.lengths)
         for q, attended, slot, mask in zip(*cuts, places.slots, self._masks, strict=True):
             span = mask.shape[1]
             attended.copy_(_attend(q, keys[slot, :, None, :span], values[slot, :, None, :span], mask))
@@ -256,15 +269,13 @@ class Step:
         self._positions, self._span, self._live = positions, span, len(positions)
         self._rows = torch.arange(self._live, device=positions.device)
         ahead = torch.arange(span, device=positions.device) > positions[:, None]
-        mask = torch.zeros(ahead.shape, device=positions.device, dtype=cache.keys[0].dtype)
+        mask = torch.zeros(ahead.shape, device=positions.device, dtype=cache.memories[0].dtype)
         self._mask = mask.masked_fill_(ahead, -math.inf)[:, None, None]  # [R, 1, 1, span]
 
     def __call__(self, layer: int, projected: Tensor) -> Tensor:
         """[R, total, dim] -> [R, queries * dim]; writes this position of the layer's cache, reads the first `span`."""
-        heads, keys, values = self._heads, self._cache.keys[layer], self._cache.values[layer]
-        turned = rotate(projected[:, : -heads.keys], self._rotation)
-        keys[self._rows, :, self._positions] = turned[:, heads.queries :]
-        values[self._rows, :, self._positions] = projected[:, -heads.keys :]
-        q = heads.grouped(turned)
-        k, v = keys[: self._live, :, : self._span], values[: self._live, :, : self._span]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask).flatten(1)
+        heads, memory = self._heads, self._cache.memories[layer]
+        turned = rotate(projected, self._rotation)
+        memory[:, self._rows, :, self._positions] = heads.stored(turned)
+        k, v = memory[:, : self._live, :, : self._span].unbind()
+        return F.scaled_dot_product_attention(heads.grouped(turned), k, v, attn_mask=self._mask).flatten(1)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from models.packed_linear import Packed
+
 # A text of every kind: prose, talk, a list, numbers, a little code.
 SAMPLE = """The ferry left the island at half past six, an hour late, with forty people and a piano on board. "You might
 have told us," said the woman with the red umbrella. "I did," he answered; "nobody listened." It was cold for May.
@@ -47,20 +49,20 @@ class Calibrating(nn.Module):
     So that layers after it see what they will see when served, and no two layers are in memory twice.
     """
 
-    def __init__(self, layer: nn.Linear, pack: Callable[[nn.Linear, Tensor | None], nn.Module]) -> None:
+    def __init__(self, layer: nn.Linear, pack: Callable[[nn.Linear, Tensor | None], Packed]) -> None:
         """Keep a layer out of sight of `nn.Module.to`: it is rounded once, from what was stored."""
         super().__init__()
         self._layer: tuple[nn.Linear, ...] = (layer,)
         self._pack = pack
-        self.packed: nn.Module | None = None
+        self.packed: Packed | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]."""
         flat = x.flatten(0, -2)
-        out: Tensor = self.finish(flat)(flat)
+        out = self.finish(flat)(flat)
         return out.view(*x.shape[:-1], out.shape[-1])
 
-    def finish(self, inputs: Tensor | None = None) -> nn.Module:
+    def finish(self, inputs: Tensor | None = None) -> Packed:
         """The packed layer; without smoothing when it was never called."""
         if self.packed is None:
             (layer,), self._layer = self._layer, ()

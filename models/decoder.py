@@ -3,7 +3,7 @@
 Knows the order of things; knows no block. The engine owns positions, the networks own the memory behind a slot.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class Decoder(nn.Module):
         heads: of every block.
         embedding: of tokens; its dtype is that of the residual stream and the cache.
         blocks: the layers.
+        prompt_blocks: the layers as prompts go through them, where they are packed for that; None for the same.
         norm: before the head.
         head: from the residual stream to logits; None for products with the embedding.
     """
@@ -36,6 +37,7 @@ class Decoder(nn.Module):
     heads: Heads
     embedding: nn.Embedding
     blocks: nn.ModuleList
+    prompt_blocks: list[nn.Module] | None = None
     norm: nn.Module
     head: nn.Module | None
 
@@ -43,7 +45,7 @@ class Decoder(nn.Module):
         """Logits after every position, without a cache: [B, T] -> [B, T, V], T <= max_length."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         attention = Whole(self.heads, self._rotation(positions))
-        return self._logits(self._run(self._embed(tokens, positions), attention))
+        return self._logits(self._run(self.blocks, self._embed(tokens, positions), attention))
 
     def init_state(self, slots: int, /) -> Cache:
         """Allocate keys and values of all slots on the network's device, in its dtype."""
@@ -65,22 +67,23 @@ class Decoder(nn.Module):
         packed = torch.cat([row[:length] for row, length in zip(tokens, lengths, strict=True)])
         places = Places(starts, lengths, slots, tokens.device)
         attention = Pieces(self.heads, self._rotation(places.positions), state, places)
-        x = self._run(self._embed(_filled(packed), _filled(places.positions)), attention)
+        blocks = self.prompt_blocks or self.blocks
+        x = self._run(blocks, self._embed(_filled(packed), _filled(places.positions)), attention)
         last = _filled(torch.tensor(lengths).cumsum(0) - 1)
         return self._logits(x[last.to(x.device)])[: len(lengths)]
 
     def step(self, tokens: Tensor, positions: Tensor, span: int, state: Cache, /) -> Tensor:
         """Advance rows 0..R-1: tokens [R] at positions [R], each live one < span: logits [R, V]."""
         attention = Step(self.heads, self._rotation(positions), state, positions, span)
-        return self._logits(self._run(self._embed(tokens, positions), attention))
+        return self._logits(self._run(self.blocks, self._embed(tokens, positions), attention))
 
     def copy_slot(self, source: int, target: int, length: int, state: Cache, /) -> None:
         """Make the first `length` positions of slot `target` those of slot `source`, bit by bit."""
         state.copy(source, target, length)
 
-    def _run(self, x: Tensor, attention: Attention) -> Tensor:
-        for layer, block in enumerate(self.blocks):
-            x = block(x, layer, attention)
+    def _run(self, blocks: Iterable[nn.Module], x: Tensor, attention: Attention) -> Tensor:
+        for layer, block in enumerate(blocks):
+            x = block.forward(x, layer, attention)  # called straight: a block is a few small operations
         return x
 
     def _embed(self, tokens: Tensor, _positions: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class GPT(Decoder):
             raise ValueError(f"width {width} is not a multiple of 2 * heads ({2 * heads})")
         self.vocab_size, self.max_length = vocab_size, max_length
         self.heads = Heads(heads, heads, width // heads)
-        self.rotary = Rotary(max_length, self.heads.dim, frequencies(self.heads.dim, ROPE_BASE))
+        self.rotary = Rotary(max_length, self.heads, frequencies(self.heads.dim, ROPE_BASE))
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(_Block(width, self.heads) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-6)

@@ -70,7 +70,7 @@ class Llama(Decoder):
         self.vocab_size, self.max_length = vocab_size, max_length
         self.heads = Heads(heads, key_heads, head_dim)
         scaled = scale_frequencies(frequencies(head_dim, rope_base), rope_scaling)
-        self.rotary = Rotary(max_length, head_dim, scaled)
+        self.rotary = Rotary(max_length, self.heads, scaled)
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(
             _Block(width, feed_width, self.heads, norm_eps, qkv_bias, head_norms) for _ in range(layers)

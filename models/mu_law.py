@@ -14,7 +14,8 @@ def encode(samples: ArrayLike) -> NDArray[np.uint8]:
     """Samples in [-1, 1], any shape -> codes; louder ones are cut off."""
     x = np.clip(np.asarray(samples, np.float64), -1, 1)
     curved = np.sign(x) * np.log1p((CODES - 1) * np.abs(x)) / np.log(CODES)
-    return np.floor((curved + 1) / 2 * (CODES - 1) + 0.5).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.floor((curved + 1) / 2 * (CODES - 1) + 0.5).astype(np.uint8)
+    return codes
 
 
 def decode(codes: ArrayLike) -> NDArray[np.float64]:

@@ -4,17 +4,29 @@ Knows modules and precisions; knows no network by name: `embedding` and `head` a
 other product is an `nn.Linear` that it finds.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from models.calibration import Calibrating, calibrate
-from models.packed_linear import Int4Linear, Int8Linear, Packed, PackedLinear, fits_int4
+from models.decoder import Decoder
+from models.norm import ShortRMSNorm
+from models.packed_linear import (
+    Int4Linear,
+    Int8Linear,
+    Packed,
+    PackedLinear,
+    Phased,
+    WeightInt8Linear,
+    fits_int4,
+)
 
+Kind = TypeVar("Kind", bound=nn.Module)
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 NAMES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 # What the residual stream is in: kernels of few bits want bfloat16.
@@ -56,21 +68,27 @@ def pack(network: nn.Module, precision: Precision, sample: Sequence[int] = ()) -
         raise PrecisionError(
             f"{type(network).__name__} has no embedding and head: it can be served in fp32 or bf16 only"
         )
+    phased = isinstance(network, Decoder)
     for name, layer in _layers(network):
-        _put(network, name, Calibrating(layer, partial(_packed, precision=precision, is_head=name == HEAD)))
+        kind = partial(_packed_head if name == HEAD else _packed, precision=precision, phased=phased)
+        _put(network, name, Calibrating(layer, kind))
     network.to(TORCH_DTYPES[precision])
     if sample and precision in PACKED_ONLY:
         calibrate(network, sample)
-    for name in [name for name, module in network.named_modules() if isinstance(module, Calibrating)]:
-        stand_in = network.get_submodule(name)
-        assert isinstance(stand_in, Calibrating)
+    for name, stand_in in _all(network, Calibrating):
         _put(network, name, stand_in.finish())
+    for name, norm in _all(network, nn.RMSNorm):
+        _put(network, name, ShortRMSNorm(norm, TORCH_DTYPES[precision]))
+    if isinstance(network, Decoder):
+        _part_phases(network)
 
 
 def packed_bytes(network: nn.Module) -> int:
     """Bytes of all weights of a packed network."""
-    inside = sum(module.bytes for module in network.modules() if isinstance(module, Packed))
-    return inside + sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    prompts = getattr(network, "prompt_blocks", None) or ()
+    owners = [module for root in (network, *prompts) for module in root.modules()]
+    inside = {id(part): part.bytes for owner in owners for part in vars(owner).values() if isinstance(part, Packed)}
+    return sum(inside.values()) + sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
 
 
 def _layers(network: nn.Module) -> list[tuple[str, nn.Linear]]:
@@ -85,21 +103,54 @@ def _layers(network: nn.Module) -> list[tuple[str, nn.Linear]]:
     return layers
 
 
+def _all(network: nn.Module, kind: type[Kind]) -> list[tuple[str, Kind]]:
+    """All modules of a kind by name."""
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
+
+
 def _is_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear and not is_parametrized(module)
 
 
-def _put(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+def _put(network: nn.Module, name: str, part: nn.Module | Packed) -> None:
+    """Replace a module; one that is packed is found without the search that modules take."""
+    path, _, child = name.rpartition(".")
+    parent = network.get_submodule(path)
+    delattr(parent, child)
+    setattr(parent, child, part)
+
+
+def _part_phases(network: Decoder) -> None:
+    """Let prompts go through blocks of their own where a layer is packed twice; all other parts are shared."""
+    if not any(isinstance(part, Phased) for block in network.blocks for part in vars(block).values()):
+        return
+    network.prompt_blocks = [copy.copy(block) for block in network.blocks]
+    for block, reader in zip(network.blocks, network.prompt_blocks, strict=True):
+        for name, part in list(vars(block).items()):
+            if isinstance(part, Phased):
+                setattr(block, name, part.step)
+                setattr(reader, name, part.prompt)
 
 
 @torch.no_grad()
-def _packed(layer: nn.Linear, smooth: Tensor | None, precision: Precision, is_head: bool) -> Packed:
-    """A linear layer in a precision. 4 bits would damage a head: each of its few inputs decides over all tokens."""
+def _packed(layer: nn.Linear, smooth: Tensor | None, precision: Precision, phased: bool) -> Packed:
+    """A linear layer in a precision.
+
+    Prompts go through 8-bit products wherever steps go through fewer bits or 8-bit weights: for many rows they are the
+    fastest, and keep what a few bits have left of the weights. Which of the two is a matter of phase, never of rows.
+    """
     weight, bias, dtype = layer.weight, layer.bias, TORCH_DTYPES[precision]
-    if precision == "int8" or (precision == "int4" and is_head):
-        return Int8Linear(weight, bias, smooth, torch.float32 if is_head else dtype)
-    if precision == "int4" and fits_int4(weight):
-        return Int4Linear(weight, bias)
-    return PackedLinear(weight.to(dtype), None if bias is None else bias.to(dtype))
+    if precision not in PACKED_ONLY or (precision == "int4" and not fits_int4(weight)):
+        return PackedLinear(weight.to(dtype), None if bias is None else bias.to(dtype))
+    if precision == "int8" and not phased:
+        return Int8Linear(weight, bias, smooth, dtype)
+    step = Int4Linear(weight, bias) if precision == "int4" else WeightInt8Linear(weight, bias)
+    return Phased(step, Int8Linear(weight, bias, smooth, dtype)) if phased else step
+
+
+@torch.no_grad()
+def _packed_head(layer: nn.Linear, smooth: Tensor | None, precision: Precision, phased: bool) -> Packed:
+    """A head in a precision. 4 bits would damage it: each of its few inputs decides over all tokens."""
+    if precision in PACKED_ONLY:
+        return Int8Linear(layer.weight, layer.bias, smooth, torch.float32)
+    return _packed(layer, smooth, precision, phased)

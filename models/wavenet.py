@@ -1,8 +1,8 @@
 """WaveNet (van den Oord et al. 2016): dilated causal convolutions over the samples of speech, told what to say.
 
 Knows samples as tokens and a transcript as its condition; knows no files, no sampling and no scheduling. Gates are
-linear ones (Dauphin et al. 2017): as good, and half as many operations. Stepwise generation keeps what each layer will
-need again in ring buffers (Fast WaveNet, Le Paine et al. 2016), so that a sample costs one product a layer.
+linear units (Dauphin et al. 2017), one operation instead of the paper's four. Stepwise generation keeps what each layer
+will need again in ring buffers (Fast WaveNet, Le Paine et al. 2016), so that a sample costs two products a layer.
 """
 
 import math
@@ -31,6 +31,7 @@ class Rings:
         ends: the last frame of each slot's clip, [slots].
         turned: the frame whose projections are in `told`, [slots]; -1 for none.
         told: what the frame at hand adds to each layer's gates, [layers, slots, 2 * width].
+        corners: where each layer's part of each slot begins, counted in rows of `inputs`, [layers, slots].
     """
 
     inputs: Tensor
@@ -38,11 +39,12 @@ class Rings:
     ends: Tensor
     turned: Tensor
     told: Tensor
+    corners: Tensor
 
     def rows(self, first: int, end: int) -> "Rings":
         """Some slots of it, the same memory."""
         own = self.inputs[first:end], self.frames[first:end], self.ends[first:end], self.turned[first:end]
-        return Rings(*own, self.told[:, first:end])
+        return Rings(*own, self.told[:, first:end], self.corners[:, : end - first])
 
 
 class WaveNet(nn.Module):
@@ -51,6 +53,8 @@ class WaveNet(nn.Module):
     A condition is the number of samples of the clip, then its characters, numbered from 1. Position p, which holds
     the sample before, predicts sample p of the clip; it is told what is said in frame p // hop.
     """
+
+    _dilations: Tensor
 
     def __init__(
         self,
@@ -93,7 +97,7 @@ class WaveNet(nn.Module):
             raise ValueError(f"max_length {max_length} or layers {layers} is over {MAX_LENGTH} or {MAX_LAYERS}")
         self.vocab_size, self.max_length, self.condition_length = vocab_size, max_length, condition_length
         self.width, self.hop = width, hop
-        self.dilations = [2**layer for layer in range(layers)] * stacks
+        self.dilations = [1 << layer for layer in range(layers)] * stacks
         depth = len(self.dilations)
         self.samples = nn.Embedding(vocab_size, width)
         self.transcript = Transcript(characters=characters, width=text_width, features=features)
@@ -105,7 +109,6 @@ class WaveNet(nn.Module):
         self.out = nn.Linear(skip, vocab_size)
         dilations = torch.tensor(self.dilations)
         self.register_buffer("_dilations", dilations, persistent=False)
-        self.register_buffer("_offsets", dilations.cumsum(0) - dilations, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -139,11 +142,11 @@ class WaveNet(nn.Module):
         if any(length % self.hop for length in lengths) or not sum(lengths) == len(tokens) == len(frames) * self.hop:
             raise ValueError(f"pieces of {list(lengths)} samples are not {len(frames)} frames of {self.hop}")
         x, said = self.samples(tokens), []
-        told = self.tell(frames).unflatten(1, (len(self.dilations), 1, -1))
+        told = self.tell(frames).view(len(frames), len(self.dilations), 1, 2 * self.width)
         for layer, dilation in enumerate(self.dilations):
             x = x.to(told.dtype)
             gates = torch.cat([_delayed(x, dilation, lengths), x], 1) @ self.gates[layer]
-            z = F.glu((gates.unflatten(0, (-1, self.hop)) + told[:, layer]).flatten(0, 1))
+            z = F.glu(gates.view(len(frames), self.hop, -1) + told[:, layer]).flatten(0, 1)
             said.append(z)
             x = x + z @ self.residuals[layer] if layer < len(self.residuals) else x
         return self._logits(torch.cat(said, 1))
@@ -155,14 +158,16 @@ class WaveNet(nn.Module):
 
     def init_state(self, slots: int, /) -> Rings:
         """Allocate what all slots remember, on the network's device and in its dtype."""
-        like = self.samples.weight
+        like, reach = self.samples.weight, sum(self.dilations)
         frames = -(-self.max_length // self.hop)
+        firsts = torch.arange(slots, device=like.device) * reach
         return Rings(
-            like.new_zeros(slots, sum(self.dilations), self.width),
+            like.new_zeros(slots, reach, self.width),
             like.new_zeros(slots, frames, self.tell.in_features),
             torch.zeros(slots, dtype=torch.int64, device=like.device),
             torch.full((slots,), -1, dtype=torch.int64, device=like.device),
             like.new_zeros(len(self.dilations), slots, 2 * self.width),
+            (self._dilations.cumsum(0) - self._dilations)[:, None] + firsts,
         )
 
     def condition(self, conditions: Tensor, lengths: Sequence[int], slots: Sequence[int], state: Rings, /) -> None:
@@ -212,19 +217,23 @@ class WaveNet(nn.Module):
         return self._advance(tokens, positions, state.rows(0, len(tokens)))
 
     def _advance(self, tokens: Tensor, positions: Tensor, rows: Rings) -> Tensor:
-        """One sample in each of these rows: tokens [R] at positions [R]: logits [R, V]."""
+        """One sample in each of these rows: tokens [R] at positions [R]: logits [R, V].
+
+        What a layer heard long ago and what it hears now stand side by side, so that its gates are one product.
+        """
         self._turn(positions, rows)
-        memory = rows.inputs.view(-1, self.width)
-        first = torch.arange(len(tokens), device=tokens.device)[:, None] * rows.inputs.shape[1]
-        places = (positions[:, None] % self._dilations + self._offsets + first).T  # [layers, R]
-        gates = torch.baddbmm(rows.told, memory[places], self.gates[:, : self.width])
-        x, heard, said = self.samples(tokens), [], []
-        for layer, new in enumerate(self.gates[:, self.width :]):
-            heard.append(x)
-            z = F.glu(torch.addmm(gates[layer], x, new))
-            said.append(z)
-            x = torch.addmm(x, z, self.residuals[layer]) if layer < len(self.residuals) else x
-        memory[places] = torch.stack(heard)
+        memory, width = rows.inputs.view(-1, self.width), self.width
+        places = positions % self._dilations[:, None] + rows.corners  # [layers, R]
+        taps = memory.new_empty(*places.shape, 2 * width)
+        taps[:, :, :width] = memory[places]
+        taps[0, :, width:] = self.samples(tokens)
+        heard, residuals, said = taps[:, :, width:].unbind(), self.residuals.unbind(), []
+        layers = zip(rows.told.unbind(), taps.unbind(), self.gates.unbind(), strict=True)
+        for layer, (told, both, gates) in enumerate(layers):
+            said.append(F.glu(torch.addmm(told, both, gates)))
+            if layer < len(residuals):
+                torch.addmm(heard[layer], said[-1], residuals[layer], out=heard[layer + 1])
+        memory[places] = taps[:, :, width:]
         return self._logits(torch.cat(said, 1))
 
     def _turn(self, positions: Tensor, rows: Rings) -> None:
@@ -233,7 +242,7 @@ class WaveNet(nn.Module):
         if torch.equal(frames, rows.turned):
             return
         told = self.tell(rows.frames[torch.arange(len(frames), device=frames.device), frames])
-        rows.told.copy_(told.unflatten(1, (len(self.dilations), -1)).transpose(0, 1))
+        rows.told.copy_(told.view(len(frames), len(self.dilations), -1).transpose(0, 1))
         rows.turned.copy_(frames)
 
 

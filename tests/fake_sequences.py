@@ -169,6 +169,39 @@ class Echo(Digest):
         return spike(read[torch.arange(len(read)), (positions + 1 - prompts).clamp(min=0)], self.vocab_size)
 
 
+class Striding(Digest):
+    """Counts in steps of the sum of what it was told, or of one; behind the last token comes the first."""
+
+    condition_length = 3
+
+    def init_state(self, slots: int, /) -> Memory:
+        state = super().init_state(slots)
+        state.strides = torch.ones(slots, dtype=torch.int64)
+        return state
+
+    def condition(self, conditions: Tensor, lengths: Sequence[int], slots: Sequence[int], state: Memory, /) -> None:
+        for row, length, slot in zip(conditions, lengths, slots, strict=True):
+            assert row.dtype == torch.float32
+            assert not row[length:].any()
+            state.strides[slot] = int(row.sum()) if length else 1
+
+    def prefill(
+        self, tokens: Tensor, starts: Sequence[int], lengths: Sequence[int], slots: Sequence[int], state: Memory, /
+    ) -> Tensor:
+        super().prefill(tokens, starts, lengths, slots, state)
+        last = tokens[torch.arange(len(slots)), torch.tensor(lengths) - 1]
+        return self._next(last, state.strides[list(slots)])
+
+    def step(self, tokens: Tensor, positions: Tensor, span: int, state: Memory, /) -> Tensor:
+        bad = torch.isnan(super().step(tokens, positions, span, state)).any(dim=1)
+        logits = self._next(tokens, state.strides[: len(tokens)])
+        logits[bad] = float("nan")
+        return logits
+
+    def _next(self, last: Tensor, strides: Tensor) -> Tensor:
+        return spike((last + strides) % self.vocab_size, self.vocab_size)
+
+
 class PlacesDiffer(Digest):
     """A row's bits depend on its slot: no two sequences may run at once."""
 
@@ -266,6 +299,7 @@ SEQUENCES = {
     "digest": Digest,
     "counting": Counting,
     "echo-text": Echo,
+    "striding": Striding,
     "text-places-differ": PlacesDiffer,
     "few-rows-differ": FewRowsDiffer,
     "short-spans-differ": ShortSpansDiffer,

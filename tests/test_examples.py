@@ -66,6 +66,8 @@ def test_curl(run, tmp_path):
     with zipfile.ZipFile(tmp_path / "walk.zip") as archive:
         assert len(archive.namelist()) == 8
         assert size(io.BytesIO(archive.read(archive.namelist()[0]))) == (28, 28)
+    with Image.open(tmp_path / "walk.webp") as walk:
+        assert (walk.n_frames, walk.size) == (14, (112, 112))
     assert '"finish_reason":' in said
     assert said.rstrip().endswith("data: [DONE]")
 

@@ -10,7 +10,8 @@ import sys
 import httpx
 import pytest
 
-from app.schemas import ImageRequest, TextRequest
+from app.schemas.images import ImageRequest
+from app.schemas.text import TextRequest
 from tests.conftest import COMMITTED
 from tests.serving import PATIENCE, ROOT, serving
 

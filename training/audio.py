@@ -49,7 +49,7 @@ class AudioObjective:
         nats, error = self._nats(pieces, said), self._error(said)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
-        (nats + self._options.ear_weight * error).backward()
+        (nats + self._options.ear_weight * error).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         norm = nn.utils.clip_grad_norm_(self._network.parameters(), self._options.clip)
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -94,7 +94,8 @@ class AudioObjective:
 
     def evaluate(self) -> dict[str, float]:
         """Bits a sample on the validation clips, which the training never sees and the card's metrics do not use."""
-        return {"validation_bits_per_sample": hearing.bits_per_sample(self.ema.model, self._dataset.validation)}
+        network = check_fit(self.ema.model, self._dataset)
+        return {"validation_bits_per_sample": hearing.bits_per_sample(network, self._dataset.validation)}
 
     def product(self) -> nn.Module:
         """The EMA network."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.info_gan import InfoGenerator, even
 from training import quality
 from training.data import to_samples
+from training.errors import TrainingError
 from training.information import category_bound, code_bound
 from training.judge import ConvJudge, Judge
 from training.pictures import to_levels
@@ -90,6 +91,26 @@ def renamed(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics of pictures whose labels are what their categories show, under names that say so."""
     kept = {key: value for key, value in metrics.items() if key not in ("class_accuracy", "worst_class_accuracy")}
     return {**kept, "category_purity": metrics["class_accuracy"]}
+
+
+def finds_categories(card: Mapping[str, Any]) -> bool:
+    """Whether a card is that of a model whose labels are categories that it found itself."""
+    return "categories" in card.get("evaluation", {})
+
+
+def shown(card: Mapping[str, Any], names: Sequence[str], labels: Tensor) -> Tensor:
+    """The classes that labels [N] stand for by a card; the labels themselves where they are classes, [N].
+
+    Raises:
+        TrainingError: the card's table of categories can't be read.
+    """
+    if not finds_categories(card):
+        return labels
+    try:
+        classes = [names.index(entry["class"]) for entry in card["evaluation"]["categories"]]
+        return torch.tensor(classes)[labels]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise TrainingError(f"the card's categories do not fit the classes {', '.join(names)}: {error}") from error
 
 
 def traversal(model: InfoGenerator, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

@@ -1,9 +1,12 @@
 """What the card of a model with controls says about them; measures nothing itself."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.checkpoint import ModelConfig
+from models.controls import MAX_DESCRIPTION
+from training.errors import TrainingError
 
 GRID_FILE = "controls.png"
 
@@ -14,6 +17,24 @@ MEANINGS = {
     "code_information": "nats that it tells of all its codes together, at least",
     "least_code_correlation": "of a code with what is read of it in pictures, for the code that is read worst",
 }
+
+
+def described(config: ModelConfig, sayings: Sequence[str]) -> ModelConfig:
+    """The same configuration, its controls described by sayings such as `code_0=dark to light`.
+
+    What a code means is found by each training anew, so descriptions belong to weights, not to recipes.
+
+    Raises:
+        TrainingError: a saying is of no control of the model, or too long.
+    """
+    controls = {name: dict(control) for name, control in config.controls.items()}
+    for saying in sayings:
+        name, _, text = saying.partition("=")
+        if name not in controls or len(text) > MAX_DESCRIPTION:
+            known = ", ".join(controls) or "none"
+            raise TrainingError(f"--describe {saying}: CONTROL=TEXT of a control of the model ({known})")
+        controls[name]["description"] = text
+    return dataclasses.replace(config, controls=controls)
 
 
 def section(config: ModelConfig) -> str:

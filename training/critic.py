@@ -150,14 +150,19 @@ def sample(
 
 
 def measure(
-    loaded: Checkpoint, critic: Critic, dataset: Dataset, count: int, steps: Sequence[int] = STEPS
+    loaded: Checkpoint,
+    critic: Critic,
+    dataset: Dataset,
+    count: int,
+    judged_by: Path | None,
+    steps: Sequence[int],
 ) -> dict[str, Any]:
     """What sampling gains: the metrics of `MEASURED` after each number of steps, and milliseconds of a picture's.
 
     Raises:
         TrainingError: too few pictures, or the judge picked the generator.
     """
-    judge = load_judge(judge_folder(dataset.name))
+    judge = load_judge(judged_by or judge_folder(dataset.name))
     check_impartial(loaded.name, loaded.config.card, judge)
     check_count(count, judge.num_classes)
     labels, reference = quality.balanced_labels(count, judge.num_classes), Reference(judge, dataset)
@@ -171,7 +176,9 @@ def measure(
     return {"count": count, "judge": judge.digest, "threads": torch.get_num_threads(), "table": table}
 
 
-def publish(folder: Path, run: Path, *, step_size: float, count: int, data: str | None = None) -> ModelConfig:
+def publish(
+    folder: Path, run: Path, *, step_size: float, count: int, data: str | None = None, judge: Path | None = None
+) -> ModelConfig:
     """Write a run's discriminator beside the generator in a weights folder; returns the new configuration.
 
     Args:
@@ -180,6 +187,7 @@ def publish(folder: Path, run: Path, *, step_size: float, count: int, data: str 
         step_size: of the sampler.
         count: pictures to measure with; 0 measures nothing.
         data: folder of the data, where it is not the usual one.
+        judge: folder of the judge, likewise.
 
     Raises:
         TrainingError, CheckpointError: the message says what does not fit.
@@ -193,7 +201,7 @@ def publish(folder: Path, run: Path, *, step_size: float, count: int, data: str 
     card: dict[str, Any] = {"step": snapshot["progress"]["step"], "nll": float(f"{found.nll:.4g}")}
     print(f"scale {scale:g}, {found.nll:.4f} nats on held-out pictures (0.6931 is a guess)", flush=True)
     if count:
-        card["sampling"] = measure(loaded, Critic(network, scale, step_size), dataset, count)
+        card["sampling"] = measure(loaded, Critic(network, scale, step_size), dataset, count, judge, STEPS)
     written = checkpoint.write_critic(
         folder, network, architecture=kind, config=config, scale=scale, step_size=step_size, card=card
     )
@@ -209,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder = find_folder(options.name)
         run = options.run or Path("runs") / folder.name
-        written = publish(folder, run, step_size=options.step_size, count=options.count, data=options.data)
+        size, count = options.step_size, options.count
+        written = publish(folder, run, step_size=size, count=count, data=options.data, judge=options.judge)
     except (TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -222,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.critic", description="Publish a GAN's discriminator.")
     parser.add_argument("name", help="of a folder in weights/, or a path")
     parser.add_argument("--run", type=Path, help="folder of the run that made it (default: runs/NAME)")
+    parser.add_argument("--judge", type=Path, help="the judge's folder (default: the committed one for the data)")
     parser.add_argument("--data", help="folder of the data (default: where the Debian package puts it)")
     parser.add_argument("--step-size", type=float, default=STEP_SIZE, help="of the sampler (default: %(default)s)")
     parser.add_argument("--count", type=int, default=COUNT, help="pictures to measure with (default: %(default)s)")

@@ -12,6 +12,7 @@ from torch import Tensor
 from training.judge import Judge
 from training.scenes import COLOURS, Scene, palette
 
+NEARLY = 0.9  # of the farthest pixel's distance
 LEAST = 1e-3  # squared distance of two colours in [-1, 1], so that none is divided by zero
 
 
@@ -32,23 +33,24 @@ class Seen:
 
 def look(samples: Tensor, judge: Judge) -> Seen:
     """Look at pictures [N, 3, H, W] in [-1, 1]."""
-    fore, back = colours(samples)
-    shapes = cut(samples, fore, back)
+    fore, back = (nearest(found) for found in colours(samples))
+    named = palette() / 127.5 - 1
+    shapes = cut(samples, named[fore], named[back])
     animals = torch.from_numpy(judge.opinion(2 * shapes - 1).classes)
-    return Seen(animals, nearest(fore), nearest(back))
+    return Seen(animals, fore, back)
 
 
 def colours(samples: Tensor) -> tuple[Tensor, Tensor]:
     """The colour of what stands out and of the background, each [N, 3].
 
-    The background is the median of the edge. What stands out is the median of the pixels that are at least half as far
-    from the background as the farthest one.
+    The background is the median of the edge. What stands out is the median of the pixels that are nearly as far from
+    the background as the farthest one: stripes and soft edges are half background.
     """
     edge = torch.ones(samples.shape[-2:], dtype=torch.bool)
     edge[1:-1, 1:-1] = False
     back = samples[:, :, edge].median(2).values
     distance = (samples - back[:, :, None, None]).square().sum(1).sqrt()
-    standing = distance >= distance.amax((1, 2), keepdim=True) / 2
+    standing = distance >= NEARLY * distance.amax((1, 2), keepdim=True)
     inside = torch.where(standing[:, None], samples, torch.nan)
     return inside.flatten(2).nanmedian(2).values, back
 

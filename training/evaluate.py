@@ -25,12 +25,14 @@ from models.vae import ConvVAE
 from models.vq import VQVAE
 from models.wavenet import WaveNet
 from training import (
+    audio_card,
     captioned,
     codes,
     control_card,
     fluency,
     hearing,
     illustration,
+    listening,
     quality,
     reconstruction,
     temperature,
@@ -66,6 +68,7 @@ class Evaluation:
     Attributes:
         measurement: of a generator of pictures, what a report shows beside its metrics.
         curve: its metrics at each truncation, if that was asked for.
+        clips: that a network for speech has made.
         traversal: pictures along each code of an InfoGAN, `codes.STEPS` a row.
         chosen: arguments of the network that were found best, in place of its own.
     """
@@ -77,6 +80,7 @@ class Evaluation:
     measurement: Measurement | None = None
     curve: Sequence[Mapping[str, float]] = ()
     traversal: Tensor | None = None
+    clips: tuple[listening.Shown, ...] = ()
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -218,8 +222,8 @@ def evaluate_text_to_image(
     found = illustration.measure(illustrator, dataset, judge, scales)
     how = {
         "count": found.count,
-        "scenes": len(dataset.test),
-        "emoji": len(dataset.emoji),
+        "scenes": min(len(dataset.test), illustration.CODED),
+        "emoji": min(len(dataset.emoji), illustration.CODED),
         "seed": 0,
         "judge": judge.digest,
         "decoder": f"{decoder.name}@{decoder.config.digest[:16]}",
@@ -234,9 +238,10 @@ def evaluate_text_to_image(
 def evaluate_speech(loaded: Checkpoint, dataset: SpeechDataset) -> Evaluation:
     """Measure a network for speech on the held-out clips."""
     assert isinstance(loaded.model, WaveNet)
-    samples = sum(len(clip.codes) for clip in dataset.test)
-    how = {"clips": len(dataset.test), "seconds": samples / dataset.recipe.sample_rate, "dtype": "float32"}
-    return Evaluation(cards.rounded(hearing.measure(loaded.model, dataset)), how, None)
+    heard = listening.listen(loaded.model, dataset, listening.TEMPERATURES)
+    how = {**hearing.how(dataset), **heard.how, "temperature": heard.temperature, "temperatures": heard.rows}
+    how["shown"] = [{"name": clip.name, "text": clip.text} for clip in heard.shown]
+    return Evaluation(cards.rounded(hearing.measure(loaded.model, dataset)), how, None, clips=heard.shown)
 
 
 def evaluate_writer(writer: Writer, corpus: Corpus, peer: str, origin: str = "") -> Evaluation:
@@ -290,6 +295,9 @@ def write_evaluation(folder: Path, config: ModelConfig, found: Evaluation) -> Mo
         write_grid(folder / "samples.png", found.samples, quality.COLUMNS)
     if found.traversal is not None:
         write_grid(folder / control_card.GRID_FILE, found.traversal, codes.STEPS)
+    if found.clips:
+        audio_card.write_samples(folder, found.clips)
+        config = replace(config, output={**config.output, "temperature": found.how["temperature"]})
     if found.texts:
         write_atomically(folder / text_card.SAMPLES_FILE, text_card.all_samples(found.texts).encode())
     write_atomically(folder / "README.md", cards.render(folder.name, config, found.texts).encode())
@@ -316,6 +324,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the latents (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--run", type=Path, help="folder of the run, for the training curves (default: runs/RECIPE)")
+    parser.add_argument(
+        "--describe",
+        action="append",
+        default=[],
+        metavar="CONTROL=TEXT",
+        help="what a control does, for the card, once its traversal was looked at (any number of times)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the table, leave the weights folder alone")
     wanted.add_flags(parser)
     return parser
@@ -329,11 +344,12 @@ def _run(options: argparse.Namespace) -> int:
     asked = wanted.read(options)
     folder = find_folder(options.name)
     loaded = checkpoint.load(folder, networks())
+    config = control_card.described(loaded.config, options.describe)
     found = _measure(folder, loaded, options, extras(asked))
     card = {**loaded.config.card, "metrics": found.metrics, "evaluation": found.how}
     print(cards.table(loaded.name, card))
     if not options.dry_run:
-        write_evaluation(folder, loaded.config, found)
+        write_evaluation(folder, config, found)
     history = read_history(options.run or Path("runs") / str(card.get("recipe", loaded.name)).partition(".toml")[0])
     write_report(report_of(loaded.name, loaded.config.labels, card, found, history), asked)
     if missed := cards.missed_gates(card):
@@ -377,7 +393,7 @@ def _measure(folder: Path, loaded: Checkpoint, options: argparse.Namespace, more
     if isinstance(loaded.model, WaveNet):
         return evaluate_speech(loaded, load_same_speech(loaded.name, loaded.config.card, options.data))
     if isinstance(loaded.model, VQVAE | TextToImage):
-        return _measure_captioned(loaded, options)
+        return _measure_captioned(loaded, options, more)
     pictures = loaded.config.tokenizer is None and loaded.config.architecture not in JUDGES
     if more != NOTHING and not pictures:
         raise TrainingError(f"{loaded.name} makes no pictures: --truncations and --inception have no meaning for it")
@@ -392,7 +408,9 @@ def _measure(folder: Path, loaded: Checkpoint, options: argparse.Namespace, more
     return evaluate(loaded, dataset, judge, count=options.count, seed=options.seed, extras=more)
 
 
-def _measure_captioned(loaded: Checkpoint, options: argparse.Namespace) -> Evaluation:
+def _measure_captioned(loaded: Checkpoint, options: argparse.Namespace, more: Extras) -> Evaluation:
+    if more != NOTHING:
+        raise TrainingError(f"{loaded.name} draws codes: --truncations and --inception have no meaning for it")
     dataset = same_data(loaded.name, loaded.config.card, options.data)
     if isinstance(loaded.model, VQVAE):
         return evaluate_vq(loaded, dataset)

@@ -1,11 +1,11 @@
 """Measuring text-to-image networks: bits per code, and what is seen in pictures drawn for captions never trained on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.text_to_image import TextToImage
@@ -15,13 +15,17 @@ from training.illustrator import Illustrator
 from training.judge import Judge
 from training.scenes import Scene
 
-WATCHED = 300  # pictures of each kind in a look at a running training
+WATCHED = 200  # pictures of each kind in a look at a running training
+CODED = 1000  # pictures of each kind whose codes are predicted in the end
 BATCH = 100
 DRAWN = 2  # pictures of every held-out combination and size
+CANDIDATES = 4  # of which the likeliest is taken, where one is
 COLUMNS, ROWS = 10, 4  # of each kind in a grid
 METRICS = (
     "animal_found",
     "colours_found",
+    "animal_found_best",
+    "colours_found_best",
     "bits_per_code",
     "bits_per_code_emoji",
     "animal_found_real",
@@ -32,6 +36,8 @@ METRICS = (
 MEANINGS = {
     "animal_found": "share of pictures drawn for held-out captions in which the judge finds the animal asked for",
     "colours_found": "share in which the animal and the background have the colours asked for",
+    "animal_found_best": f"the same of the best of {CANDIDATES} candidates a picture, by the likelihood of the caption",
+    "colours_found_best": "likewise for the colours",
     "bits_per_code": "bits needed for a code of a held-out scene behind its caption (lower is better)",
     "bits_per_code_emoji": "the same of the emoji, which the training has seen",
     "animal_found_real": "share of held-out real scenes in which the judge finds the animal",
@@ -74,8 +80,18 @@ def measure(
         curve.append({"guidance": scale, **depiction.agreement(seen, asked, ANIMALS)})
     best = max(curve, key=lambda point: point["animal_found"] * point["colours_found"])
     found = {name: best[name] for name in ("animal_found", "colours_found")}
-    metrics = {**found, **bits_per_code(illustrator, dataset), **_real(illustrator, dataset, judge)}
+    found |= _picked(illustrator, captions[::DRAWN], asked[::DRAWN], judge, best["guidance"], seed)
+    metrics = {**found, **bits_per_code(illustrator, dataset, limit=CODED), **_real(illustrator, dataset, judge)}
     return Illustrated(metrics, curve, best["guidance"], len(asked))
+
+
+def _picked(
+    illustrator: Illustrator, captions: Tensor, asked: Sequence[Scene], judge: Judge, scale: float, seed: int
+) -> dict[str, float]:
+    """What is found where the likeliest of a few candidates is taken."""
+    samples = illustrator.draw_best(captions, scale, seed, CANDIDATES)
+    found = depiction.agreement(depiction.look(samples, judge), asked, ANIMALS)
+    return {f"{what}_best": share for what, share in found.items()}
 
 
 def tokens(dataset: CaptionedDataset, captions: Sequence[str]) -> Tensor:
@@ -107,12 +123,6 @@ def output(network: nn.Module, decoder: str) -> dict[str, Any]:
     }
 
 
-def predict(network: TextToImage, captions: Tensor, codes: Tensor) -> Tensor:
-    """Logits of every code: captions [N, T], codes [N, C] -> [N, C, K]."""
-    logits: Tensor = network(torch.cat([captions, codes[:, :-1]], 1))
-    return logits[:, captions.shape[1] - 1 :]
-
-
 @torch.no_grad()
 def bits_per_code(illustrator: Illustrator, dataset: CaptionedDataset, *, limit: int | None = None) -> dict[str, float]:
     """Of held-out scenes and of emoji, at most `limit` of each, behind their captions, without guidance."""
@@ -123,13 +133,11 @@ def bits_per_code(illustrator: Illustrator, dataset: CaptionedDataset, *, limit:
 
 
 def _bits(illustrator: Illustrator, split: Captioned, limit: int | None) -> float:
-    network, device = illustrator.network, illustrator.decoder.entries.device
-    losses = []
+    likely = []
     for batch in reconstruction.batches(split, limit):
-        codes = reconstruction.encode(illustrator.decoder, batch.samples).long().flatten(1).to(device)
-        logits = predict(network, batch.labels.to(device), codes)
-        losses.append(F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").double().cpu())
-    return float(torch.cat(losses).mean() / torch.log(torch.tensor(2.0)))
+        codes = reconstruction.encode(illustrator.decoder, batch.samples).long().flatten(1)
+        likely.append(illustrator.likelihood(batch.labels, codes) / illustrator.codes)
+    return -float(torch.cat(likely).mean()) / math.log(2)
 
 
 def sample_grid(illustrator: Illustrator, dataset: CaptionedDataset, scale: float, seed: int = 0) -> Tensor:

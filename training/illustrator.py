@@ -34,22 +34,41 @@ class Illustrator:
         height, width = self.decoder.latent_shape
         return height * width
 
-    @torch.no_grad()
     def draw(self, captions: Tensor, scale: float, seed: int) -> Tensor:
-        """Unpicked pictures of captions [N, prompt tokens] at a guidance scale: [N, C, H, W] in [-1, 1].
+        """Unpicked pictures of captions [N, prompt tokens] at a guidance scale: [N, C, H, W] in [-1, 1]."""
+        return self.pictures(self.write(captions, scale, seed))
 
-        Codes are drawn at temperature 1 from all, by noise of their own.
-        """
+    def draw_best(self, captions: Tensor, scale: float, seed: int, candidates: int) -> Tensor:
+        """The same, each the best of so many: the one that its caption makes likelier than any of the others."""
+        told = captions.repeat_interleave(candidates, 0)
+        codes = self.write(told, scale, seed)
+        scores = self.likelihood(told, codes) - self.likelihood(torch.full_like(told, self.network.padding), codes)
+        best = scores.view(-1, candidates).argmax(1) + torch.arange(len(captions)) * candidates
+        return self.pictures(codes[best])
+
+    @torch.no_grad()
+    def write(self, captions: Tensor, scale: float, seed: int) -> Tensor:
+        """Codes behind captions [N, prompt tokens], at temperature 1, by noise of their own: [N, codes]."""
         generator = torch.Generator().manual_seed(seed)
-        parts = [self._pictures(part, scale, generator) for part in torch.tensor_split(captions, self._cuts(captions))]
-        return torch.cat(parts)
+        device = self.network.embedding.weight.device
+        parts = [self._write(part.to(device), scale, generator) for part in torch.split(captions, ROWS)]
+        return torch.cat(parts).cpu()
 
-    def _cuts(self, captions: Tensor) -> list[int]:
-        return list(range(ROWS, len(captions), ROWS))
+    @torch.no_grad()
+    def pictures(self, codes: Tensor) -> Tensor:
+        """Pictures of codes [N, codes]."""
+        square = codes.view(-1, *self.decoder.latent_shape).float()
+        return torch.cat([reconstruction.decode(self.decoder, part) for part in torch.split(square, ROWS)])
 
-    def _pictures(self, captions: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-        codes = self._write(captions.to(self.network.embedding.weight.device), scale, generator)
-        return reconstruction.decode(self.decoder, codes.view(-1, *self.decoder.latent_shape).float())
+    @torch.no_grad()
+    def likelihood(self, captions: Tensor, codes: Tensor) -> Tensor:
+        """Log p(codes | caption) without guidance, in nats: captions [N, prompt tokens], codes [N, codes] -> [N]."""
+        device = self.network.embedding.weight.device
+        found = []
+        for words, written in zip(torch.split(captions, ROWS), torch.split(codes, ROWS), strict=True):
+            logits = predict(self.network, words.to(device), written.to(device)).double().log_softmax(-1)
+            found.append(logits.gather(-1, written.to(device)[..., None]).sum((1, 2)).cpu())
+        return torch.cat(found)
 
     def _write(self, captions: Tensor, scale: float, generator: torch.Generator) -> Tensor:
         """Codes behind captions [B, T], [B, codes]."""
@@ -62,6 +81,12 @@ class Illustrator:
             positions = torch.full((count,), place, device=captions.device)
             codes.append(_sample(self.network.step(codes[-1], positions, place + 1, state), generator))
         return torch.stack(codes, 1)
+
+
+def predict(network: TextToImage, captions: Tensor, codes: Tensor) -> Tensor:
+    """Logits of every code without guidance: captions [N, T], codes [N, C] -> [N, C, K]."""
+    logits: Tensor = network(torch.cat([captions, codes[:, :-1]], 1))
+    return logits[:, captions.shape[1] - 1 :]
 
 
 def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:

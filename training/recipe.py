@@ -71,7 +71,7 @@ class CaptionedRecipe:
     """Which pictures with captions: coloured animals that are made of silhouettes, and emoji.
 
     Attributes:
-        name: "emoji-animals", or any other for archives of emoji of one's own.
+        name: "emoji-animals", or any other for files of one's own.
         animals: the folder with the silhouettes.
         emoji: the folder with the archives of emoji.
         held_out: share of the combinations of animal, colour and background that the training never sees.

@@ -31,15 +31,13 @@ def distance(one: Features, other: Features) -> float:
     skewed = np.full((rows + columns - 1, rows), np.inf)
     for row in range(rows):
         skewed[row : row + columns, row] = costs[row]
-    before, last = np.full(rows + 1, np.inf), np.full(rows + 1, np.inf)
-    last[0] = 0.0  # what the first cell comes from
-    before[0] = 0.0
-    for number, diagonal in enumerate(skewed):
+    before, last = np.full(rows + 1, np.inf), np.full(rows + 1, np.inf)  # element i + 1 is row i
+    last[1] = 2 * costs[0, 0]
+    for diagonal in skewed[1:]:
         best = np.minimum(np.minimum(last[1:], last[:-1]) + diagonal, before[:-1] + 2 * diagonal)
-        if number == 0:
-            best = np.where(np.arange(rows) == 0, 2 * diagonal, np.inf)
-        before, last = np.concatenate([[np.inf], last[1:]]), np.concatenate([[np.inf], best])
-    return float(last[rows]) / (rows + columns)
+        before, last = last, np.concatenate([[np.inf], best])
+    found: float = last[rows] / (rows + columns)
+    return found
 
 
 def ranks(clips: Sequence[Features], templates: Sequence[Features]) -> list[int]:
@@ -47,5 +45,5 @@ def ranks(clips: Sequence[Features], templates: Sequence[Features]) -> list[int]
     found = []
     for number, clip in enumerate(clips):
         distances = [distance(clip, template) for template in templates]
-        found.append(sum(other < distances[number] for other in distances))
+        found.append(sum(bool(other < distances[number]) for other in distances))
     return found

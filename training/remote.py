@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training import card as cards
-from training import quality
+from training import codes, quality
 from training.client import Client
 from training.errors import TrainingError
 from training.evaluate import check_impartial, dataset_named, evaluate_pictures, extras, report_of
@@ -44,8 +44,11 @@ def evaluate(options: argparse.Namespace, asked: Wanted) -> None:
         "model": served.identity,
         "runtime": ", ".join(sorted(client.runtimes)),
     }
-    found = evaluate_pictures(samples, make, labels, Reference(judge, dataset, options.seed), how, more)
+    shown = codes.shown(served.card, dataset.labels, labels)
+    found = evaluate_pictures(samples, make, shown, Reference(judge, dataset, options.seed), how, more)
     found = replace(found, samples=first_of_each(samples, labels))
+    if codes.finds_categories(served.card):
+        found = replace(found, metrics=codes.renamed(found.metrics))
     gates = {name: gate for name, gate in served.card.get("gates", {}).items() if name in found.metrics}
     if options.count < served.card.get("evaluation", {}).get("count", 0):
         gates = {}  # fewer pictures than they are for would miss them by chance

@@ -23,15 +23,17 @@ class Wish:
         characters: numbers of its transcript's characters, [C].
         samples: how long it is.
         seed: of what is drawn.
+        temperature: above 0.
     """
 
     characters: Tensor
     samples: int
     seed: int = 0
+    temperature: float = 1.0
 
 
 @torch.inference_mode()
-def speak(network: WaveNet, wishes: Sequence[Wish], temperature: float = 1.0) -> list[NDArray[np.uint8]]:
+def speak(network: WaveNet, wishes: Sequence[Wish]) -> list[NDArray[np.uint8]]:
     """The codes of each clip, [samples]; a clip is the same whatever else is wished for, but for rounding.
 
     Raises:
@@ -43,9 +45,10 @@ def speak(network: WaveNet, wishes: Sequence[Wish], temperature: float = 1.0) ->
     tokens = torch.full((len(wishes), 1), mu_law.SILENCE)
     logits = network.prefill(tokens, [0] * len(wishes), [1] * len(wishes), slots, state)
     noise = torch.from_numpy(np.stack([_noise(wish.seed, longest) for wish in wishes]))
+    temperatures = torch.tensor([[wish.temperature] for wish in wishes], dtype=torch.float64)
     drawn = torch.empty(len(wishes), longest, dtype=torch.int64)
     for position in range(longest):
-        drawn[:, position] = _draw(logits, noise[:, position], temperature)
+        drawn[:, position] = _draw(logits, noise[:, position], temperatures)
         if position + 1 < longest:
             logits = network.step(drawn[:, position], torch.full((len(wishes),), position + 1), longest, state)
     codes = drawn.numpy().astype(np.uint8)
@@ -73,7 +76,9 @@ def _noise(seed: int, count: int) -> NDArray[np.float64]:
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
-def _draw(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    """One code a row: logits [B, V], noise [B] in [0, 1)."""
-    cumulative = torch.softmax(logits.double() / temperature, 1).cumsum(1)
-    return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0].clamp_max(logits.shape[1] - 1)
+def _draw(logits: Tensor, noise: Tensor, temperatures: Tensor) -> Tensor:
+    """One code a row: logits [B, V], noise [B] in [0, 1), temperatures [B, 1]."""
+    cumulative = torch.softmax(logits.double() / temperatures, 1).cumsum(1)
+    return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0].clamp_max(
+        logits.shape[1] - 1
+    )

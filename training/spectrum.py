@@ -21,7 +21,7 @@ def magnitudes(samples: NDArray[np.float64], hop: int) -> NDArray[np.float64]:
     count = -(-len(samples) // hop)
     before = (WINDOW - hop) // 2
     padded = np.pad(samples, (before, count * hop - len(samples) + WINDOW))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[:: hop][:count]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop][:count]
     return np.abs(np.fft.rfft(frames * np.hanning(WINDOW)))
 
 

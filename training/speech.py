@@ -31,7 +31,7 @@ PACKAGES = {"asterisk-core-sounds-en": ("asterisk-core-sounds-en-wav", "asterisk
 DEFAULT_PATHS = {"asterisk-core-sounds-en": "data/asterisk"}
 KNOWN_SHA256 = {"asterisk-core-sounds-en": "14e3bcfe486ed1ed105e0fbdff623683c577033a21251831b7d0d65eec1e0ecd"}
 REPLACED = {":": ",", ";": ",", '"': "", "...": " "}
-DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True))
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SAMPLE_BYTES = 2
 LOUD = 0.01  # of full scale: a frame that gets so loud is part of what is said
 MARGIN = 0.1  # seconds of silence that are kept on either side
@@ -228,7 +228,7 @@ def read_text(words: str, characters: str) -> str:
     text = words.lower()
     for written, said in REPLACED.items():
         text = text.replace(written, said)
-    text = re.sub(r"(?<![\w.])\d(?![\w.]*\d|\w)", lambda found: DIGITS[found.group()], text)
+    text = re.sub(r"(?<![\w.])\d(?![\w.]*\d|\w)", lambda found: DIGITS[int(found.group())], text)
     text = " ".join(text.split()).lstrip(" .,")
     return text if set(text) <= set(characters) else ""
 

@@ -55,8 +55,9 @@ def _row(texts: Sequence[str], known: tuple[Runs, Runs], reader: Writer) -> dict
 
 
 def _parts(text: str, size: int) -> list[str]:
-    """A text cut into parts of this many characters, what is left over at its end dropped."""
-    return [text[i : i + size] for i in range(0, len(text) - size + 1, size)] if size else []
+    """A text cut into parts of about this many characters at blanks, what is left over at its end dropped."""
+    cut = [text[i : i + size] for i in range(0, len(text) - size + 1, size)] if size else []
+    return [part[part.find(" ") + 1 : part.rfind(" ")] for part in cut]
 
 
 def section(rows: Sequence[Mapping[str, Any]], reader: str) -> str:

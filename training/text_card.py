@@ -68,7 +68,10 @@ def how_measured(card: Mapping[str, Any]) -> str:
 def precisions(record: Mapping[str, Any]) -> str:
     """What each precision costs, as `training.perplexity` measured it."""
     against = record["against"]
-    rows = [f"| computed in | perplexity | against {against} | bits a byte | served |", "|---|---|---|---|---|"]
+    rows = [
+        f"| computed in | perplexity of a token | against {against} | bits a byte | served |",
+        "|---|---|---|---|---|",
+    ]
     for dtype, found in record["precisions"].items():
         change = f"{100 * (found['ratio'] - 1):+.2f} %"
         figures = f"{found['perplexity']:.3f} | {change} | {found['bits_per_byte']:.4f}"

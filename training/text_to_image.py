@@ -13,7 +13,7 @@ from training.captioned import CaptionedDataset
 from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
-from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder
+from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder, predict
 from training.judge import load_judge
 from training.language import plain_attention
 from training.objective import adam, autocast
@@ -55,7 +55,7 @@ class TextToImageObjective:
         with torch.no_grad():
             codes = self._decoder.encode(batch.samples, batch.labels).long().flatten(1)
         with autocast(self._recipe, self._device), plain_attention(self._device):
-            logits = illustration.predict(self._network, self._dropped(batch.labels), codes)
+            logits = predict(self._network, self._dropped(batch.labels), codes)
         loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

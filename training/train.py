@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models.checkpoint import CheckpointError
 from training import run as loop
-from training.captioned import CaptionedDataset, load_captioned
+from training.captioned import load_captioned
 from training.data import load_dataset
 from training.errors import TrainingError
 from training.origin import load_origin
@@ -26,6 +26,16 @@ from training.recipe import CaptionedRecipe, Recipe, SpeechRecipe, TextRecipe, r
 from training.run import AnyDataset, Run
 from training.speech import load_speech_dataset
 from training.text import load_text_dataset
+
+WATCHED = {
+    "accuracy",
+    "class_accuracy",
+    "validation_bits_per_byte",
+    "validation_bits_per_sample",
+    "psnr",
+    "bits_per_code",
+}
+
 
 class StopSignal:
     """Remembers a SIGTERM or SIGINT while it is entered, so that the loop can end after the step under way."""
@@ -141,7 +151,7 @@ class _Bar:
     def update(self, progress: loop.Progress, values: Mapping[str, float]) -> None:
         said = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self._progress.update(self._task, completed=progress.step, said=said)
-        if self._quiet and values.keys() & {"accuracy", "class_accuracy", "validation_bits_per_byte", "validation_bits_per_sample"}:
+        if self._quiet and values.keys() & WATCHED:
             print(f"step {progress.step}  {progress.seconds:.0f} s  {said}", flush=True)
 
 

@@ -4,8 +4,7 @@ A generator that is shown only the present discriminator piles all it makes onto
 sees the answer coming has no reason to. Knows one network, its optimiser and a loss.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,45 +23,41 @@ def look_ahead(
 
     Args:
         network: under training.
-        optimizer: Adam or AdamW over all of its parameters.
+        optimizer: Adam or AdamW over all of its parameters, in one group.
         loss: of the network with given weights.
         steps: at least 1.
     """
-    paths = {
-        name: _Path(parameter, optimizer, group)
-        for group in optimizer.param_groups
-        for name, parameter in network.named_parameters()
-        if any(parameter is own for own in group["params"])
-    }
-    for _ in range(steps):
-        weights = {name: path.weight for name, path in paths.items()}
-        gradients = torch.autograd.grad(loss(weights), list(weights.values()), create_graph=True, allow_unused=True)
-        for path, gradient in zip(paths.values(), gradients, strict=True):
-            path.step(gradient)
-    return {name: path.weight for name, path in paths.items()}
+    (group,) = optimizer.param_groups
+    parameters = dict(network.named_parameters())
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters.values()]
+    mean, square = (_moments(parameters.values(), states, name) for name in ("exp_avg", "exp_avg_sq"))
+    done = max(int(state.get("step", 0)) for state in states)
+    flat = _joined(parameters.values()).requires_grad_()  # all as one: a step is few operations, however many there are
+    for count in range(done + 1, done + 1 + steps):
+        (gradient,) = torch.autograd.grad(loss(_apart(flat, parameters)), flat, create_graph=True)
+        first, second = group["betas"]
+        mean = torch.lerp(gradient, mean, first)
+        square = second * square + (1 - second) * gradient.square()
+        # eps inside the root, where Adam has it outside: the root's slope at 0 is infinite
+        size = (square / (1 - second**count) + group["eps"] ** 2).sqrt()
+        rate = group["lr"]
+        flat = flat * (1 - rate * group["weight_decay"]) - rate / (1 - first**count) * mean / size
+    return _apart(flat, parameters)
 
 
-class _Path:
-    """One parameter on its way, by Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+def _joined(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of some tensors, one after the other; a copy."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
-    def __init__(self, parameter: nn.Parameter, optimizer: Optimizer, group: Mapping[str, Any]) -> None:
-        state = optimizer.state.get(parameter, {})
-        zero = torch.zeros_like(parameter)
-        self.weight = parameter.detach().clone().requires_grad_()
-        self._mean, self._square = state.get("exp_avg", zero), state.get("exp_avg_sq", zero)
-        self._count = float(state.get("step", 0))
-        self._group = group
 
-    def step(self, gradient: Tensor | None) -> None:
-        """One step; none where the loss does not depend on the weight."""
-        if gradient is None:
-            return
-        first, second = self._group["betas"]
-        rate, decay, tiny = (self._group[key] for key in ("lr", "weight_decay", "eps"))
-        self._count += 1
-        self._mean = torch.lerp(gradient, self._mean, first)
-        self._square = second * self._square + (1 - second) * gradient.square()
-        mean = self._mean / (1 - first**self._count)
-        # inside the root, where Adam has it outside: the root's slope at 0 is infinite
-        size = (self._square / (1 - second**self._count) + tiny**2).sqrt()
-        self.weight = self.weight * (1 - rate * decay) - rate * mean / size
+def _moments(parameters: Iterable[Tensor], states: Iterable[Mapping[str, Tensor]], name: str) -> Tensor:
+    """What the optimiser keeps under this name, joined; 0 for what it has not moved yet."""
+    pairs = zip(parameters, states, strict=True)
+    return _joined(state.get(name, torch.zeros_like(parameter)) for parameter, state in pairs)
+
+
+def _apart(flat: Tensor, parameters: Weights) -> dict[str, Tensor]:
+    """Joined weights in their own shapes again."""
+    parts = torch.split(flat, [parameter.numel() for parameter in parameters.values()])
+    shapes = zip(parameters.items(), parts, strict=True)
+    return {name: part.view_as(parameter) for (name, parameter), part in shapes}

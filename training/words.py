@@ -26,7 +26,9 @@ def word_tokenizer(words: Iterable[str], first: int) -> Tokenizer:
 
 def padding_of(tokenizer: Tokenizer) -> int:
     """The id of the padding."""
-    return int(tokenizer.token_to_id(PADDING))  # every tokenizer that is made here has it
+    found: int | None = tokenizer.token_to_id(PADDING)
+    assert found is not None  # every tokenizer that is made here has it
+    return found
 
 
 def rows(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> list[list[int]]:

@@ -106,7 +106,7 @@ def _cards(url: str, data: bytes) -> dict[str, dict[str, Any]]:
 
 def _choose(cards: dict[str, dict[str, Any]], names: Sequence[str], url: str) -> dict[str, dict[str, Any]]:
     """The cards of the models to measure; a model that is broken or of another kind is chosen by nobody."""
-    usable = {name: card for name, card in cards.items() if card.get("kind") in (PICTURE, TEXT)}
+    usable = {name: card for name, card in cards.items() if _measurable(card)}
     for name in names:
         if name not in cards:
             raise BadFlag(f"--model {name}: {url} serves {', '.join(cards) or 'no models'}")
@@ -115,6 +115,11 @@ def _choose(cards: dict[str, dict[str, Any]], names: Sequence[str], url: str) ->
     if not usable:
         raise Unusable(f"{url}: serves no model that makes pictures or text")
     return {name: usable[name] for name in dict.fromkeys(names or usable)}
+
+
+def _measurable(card: Mapping[str, Any]) -> bool:
+    """Whether a model makes pictures of seeds, or text."""
+    return card.get("kind") in (PICTURE, TEXT) and "codes" not in card and "output" not in card
 
 
 async def _try(session: aiohttp.ClientSession, target: Target) -> Target:

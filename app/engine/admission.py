@@ -83,10 +83,12 @@ class Admission:
         self._row_seconds.setdefault(info.name, info.seconds[-1] / info.buckets[-1])
         if info.encodes:
             self._row_seconds.setdefault(encoder_of(info.name), info.encode_seconds[-1] / info.encode_buckets[-1])
+        for name, seconds in info.step_seconds.items():
+            self._row_seconds.setdefault(name, seconds)
 
-    def place(self, model: str, client: str, rows: int) -> Place:
-        """Of so many pictures."""
-        return Place(model, client, rows, cost=rows * self._row_seconds.get(model, 0.0))
+    def place(self, model: str, client: str, rows: int, work: int = 0) -> Place:
+        """Of so many pictures, or of so many rows that take this many steps in all."""
+        return Place(model, client, rows, cost=(work or rows) * self._row_seconds.get(model, 0.0))
 
     @property
     def backlog_seconds(self) -> float:
@@ -167,7 +169,7 @@ class Admission:
         self._since = self._clock()
 
     def learn_batch(self, model: str, rows: int, seconds: float) -> None:
-        """Take note of what a batch cost, and of how much compute a second of time held."""
+        """Take note of what a batch, or so many steps of rows, cost, and of how much compute a second of time held."""
         self._row_seconds[model] = _smoothed(self._row_seconds.get(model), seconds / rows, SMOOTHING)
         now = self._clock()
         elapsed, self._since = now - self._since, now

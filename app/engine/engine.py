@@ -15,8 +15,8 @@ from typing import Any
 from app.engine.admission import Place
 from app.engine.flight import Flight, Picture, Strand
 from app.engine.jobs import (
+    MAKES,
     Chunk,
-    Kind,
     LatentJob,
     Logprob,
     ModelInfo,
@@ -24,6 +24,7 @@ from app.engine.jobs import (
     Rows,
     Runtime,
     SequenceJob,
+    Task,
     WorkerConfig,
 )
 from app.engine.keeper import Keeper, Patience
@@ -145,22 +146,23 @@ class Engine:
         await asyncio.gather(*(lane.keeper.stop() for lane in self._lanes))
         self._fail_all(Draining("the service stopped before this was computed"))
 
-    def model(self, name: str | None, kind: Kind) -> ModelInfo:
-        """The served model of that name, or the first of its kind when no name is given.
+    def model(self, name: str | None, *tasks: Task) -> ModelInfo:
+        """The served model of that name and one of these tasks; without a name, the first that has the first of them.
+
+        Where no model has the first task, it is the first that has the second, and so on.
 
         Raises:
             NotReady, Draining, WorkerDied: the engine takes no work now.
-            ModelNotFound: no such model, one of another kind, or one that could not be loaded.
+            ModelNotFound: no such model, one of another task, or one that could not be loaded.
         """
         self.check_open()
-        served = (info for info in self.models.values() if info.error is None and info.kind == kind)
-        info = next(served, None) if name is None else self.models.get(name)
-        if info is not None and info.error is None and info.kind == kind:
-            return info
-        makes = {"latent": "pictures", "sequence": "text"}[kind]
+        served = [info for info in self.models.values() if info.error is None and info.task in tasks]
+        wanted = served if name is None else [info for info in served if info.name == name]
+        if wanted:
+            return min(wanted, key=lambda info: tasks.index(info.task))
         asked = "no model" if name is None else f"no model {name!r}"
-        names = ", ".join(other.name for other in served) or "none"
-        raise ModelNotFound(f"{asked} that makes {makes} is served (served: {names})", field="model")
+        names = ", ".join(info.name for info in served) or "none"
+        raise ModelNotFound(f"{asked} that makes {MAKES[tasks[0]]} is served (served: {names})", field="model")
 
     def check_open(self) -> None:
         """Raise unless work is taken now.
@@ -335,7 +337,7 @@ class Engine:
     def _take_batch(self, lane: Lane, header: Mapping[str, Any], made: Rows) -> None:
         model, seconds, rows = header["model"], header["seconds"], header["rows"]
         self.computed = time.monotonic()
-        lane.admission.learn_batch(model, rows, seconds)
+        lane.admission.learn_batch(model, header["work"], seconds)
         meters, start = self._telemetry.pictures(model), 0
         meters.compute.observe(seconds)
         meters.batch_size.observe(rows)

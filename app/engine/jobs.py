@@ -14,16 +14,37 @@ from numpy.typing import NDArray
 Latents: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int64]
 Kind: TypeAlias = Literal["latent", "sequence"]
+# What a model makes something of: pictures of latents, of codes or of captions; text of text; sound of a transcript.
+Task: TypeAlias = Literal["latents", "codes", "captions", "text", "speech"]
+MAKES: Mapping[Task, str] = {
+    "latents": "pictures",
+    "codes": "pictures",
+    "captions": "pictures of captions",
+    "text": "text",
+    "speech": "speech",
+}
 Pictures: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = NDArray[Any]  # latents or pictures, one a row
+Condition: TypeAlias = NDArray[np.float32]
 
 MAX_STYLES = 64  # of a style-based generator
 ENCODER = "/encode"  # follows the name of a model in that of its encoder: no weights folder can be called so
+SAMPLER, INPAINTER = "/mcmc", "/inpaint"  # likewise, of what improves its latents by gradients
 
 
 def encoder_of(model: str) -> str:
     """The name under which a model's encoder takes jobs and is counted."""
     return model + ENCODER
+
+
+def sampler_of(model: str) -> str:
+    """The name under which a model's latents are sampled anew, as its critic likes them."""
+    return model + SAMPLER
+
+
+def inpainter_of(model: str) -> str:
+    """The name under which latents are found whose pictures look like what is known of one."""
+    return model + INPAINTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +70,45 @@ class LatentJob:
     def rows(self) -> int:
         """How many rows the job asks for."""
         return len(self.labels)
+
+    @property
+    def work(self) -> int:
+        """How many times a row of it is computed, in all."""
+        return self.rows
+
+    @property
+    def arrays(self) -> tuple[Rows, ...]:
+        """What travels beside its other fields, in the order of the constructor."""
+        return self.inputs, self.labels
+
+
+@dataclass(frozen=True, slots=True)
+class RefineJob(LatentJob):
+    """Latents that are improved by gradients, a step at a time; what becomes of row i depends on row i alone.
+
+    Attributes:
+        model: `sampler_of` a model, or `inpainter_of` one.
+        inputs: latents [n, *latent_shape] to begin with.
+        steps: of each row.
+        seeds: [n] int64, of each row's noise; nothing for an inpainter, which has none.
+        target: [H, W, C] uint8, the picture that an inpainter looks for; nothing for a sampler.
+        weights: [H, W] float32, how much each of its pixels counts, adding up to 1; nothing for a sampler.
+    """
+
+    steps: int = 1
+    seeds: Labels = field(default_factory=lambda: np.zeros(0, np.int64))
+    target: Pictures = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+    weights: Latents = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    @property
+    def work(self) -> int:
+        """How many times a row of it is computed, in all."""
+        return self.rows * self.steps
+
+    @property
+    def arrays(self) -> tuple[Rows, ...]:
+        """What travels beside its other fields, in the order of the constructor."""
+        return self.inputs, self.labels, self.seeds, self.target, self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +170,8 @@ class SequenceJob:
         min_tokens: so many tokens are drawn before a stop token may be.
         grammar: what the generated text has to look like; None for anything.
         score_prompt: run the prompt token by token, so that each but the first gets log probabilities too.
+        score_from: the first token that is run so; those before it are read at once, and get none.
+        condition: [length] numbers that the model is told besides tokens, finite; None for its default.
         request: whose sequence it is; sequences of one request share its slots. 0: a request of its own.
         client: whose request it is; clients take turns.
         deadline: `time.monotonic` of this machine; not begun by then, it is dropped.
@@ -124,6 +186,8 @@ class SequenceJob:
     min_tokens: int = 0
     grammar: Grammar | None = None
     score_prompt: bool = False
+    score_from: int = 1
+    condition: Condition | None = None
     request: int = 0
     client: str = ""
     deadline: float = math.inf
@@ -131,12 +195,12 @@ class SequenceJob:
     @property
     def forced(self) -> tuple[int, ...]:
         """The part of the prompt that is run token by token."""
-        return self.prompt[1:] if self.score_prompt else ()
+        return self.prompt[self.score_from :] if self.score_prompt else ()
 
     @property
     def prefix(self) -> tuple[int, ...]:
         """The part of the prompt that is read at once."""
-        return self.prompt[:1] if self.score_prompt else self.prompt
+        return self.prompt[: self.score_from] if self.score_prompt else self.prompt
 
     @property
     def outputs(self) -> int:
@@ -226,6 +290,9 @@ class ModelInfo:
         encode_buckets: batch sizes in which pictures become latents; empty for a model without an encoder.
         encode_seconds: of compute for a batch of each.
         encode_threads: that one such batch is computed by.
+        critic: sha256 of the network that a sampler follows; "" for a model without one.
+        sample_seconds: of one step of one row of a sampler; 0 for a model without one.
+        inpaint_seconds: likewise of an inpainter; 0 for a model without gradients.
         vocab_size: tokens of a sequence model.
         max_length: positions in a slot, prompt included.
         slots: sequences that run at once.
@@ -233,6 +300,11 @@ class ModelInfo:
         stop_tokens: ids that end a sequence, the one that ends a text first.
         start_tokens: ids that a prompt given as text begins with.
         chat_template: path of the verified chat_template.jinja; "" for a model that does not chat.
+        condition_length: most numbers that a sequence may be told besides tokens.
+        output: what the tokens stand for, as config.json says it; empty for text.
+        codes: of a picture model whose latents are the numbers of codes, how many there are; 0 for any other.
+        codes_from: the model that writes such codes, if one is served.
+        controls: names for single numbers of a latent, with index, min, max and description.
         card: the model card.
         error: why the model could not be loaded; None when it is served.
     """
@@ -256,6 +328,9 @@ class ModelInfo:
     encode_buckets: tuple[int, ...] = ()
     encode_seconds: tuple[float, ...] = ()
     encode_threads: int = 1
+    critic: str = ""
+    sample_seconds: float = 0.0
+    inpaint_seconds: float = 0.0
     vocab_size: int = 0
     max_length: int = 0
     slots: int = 0
@@ -263,6 +338,11 @@ class ModelInfo:
     stop_tokens: tuple[int, ...] = ()
     start_tokens: tuple[int, ...] = ()
     chat_template: str = ""
+    condition_length: int = 0
+    output: Mapping[str, Any] = field(default_factory=dict)
+    codes: int = 0
+    codes_from: str = ""
+    controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 
@@ -272,9 +352,28 @@ class ModelInfo:
         return f"{self.name}@{self.digest[:12]}"
 
     @property
+    def task(self) -> Task:
+        """What the model is asked for, and with what."""
+        if self.kind == "latent":
+            return "codes" if self.codes else "latents"
+        tasks: Mapping[str, Task] = {"image": "captions", "audio": "speech"}
+        return tasks.get(self.output.get("kind", ""), "text")
+
+    @property
     def encodes(self) -> bool:
         """Whether the model turns pictures into latents too."""
         return bool(self.encode_buckets)
+
+    @property
+    def step_seconds(self) -> Mapping[str, float]:
+        """Of one step of one row of what improves its latents, by the names of those lanes that it has."""
+        measured = {sampler_of(self.name): self.sample_seconds, inpainter_of(self.name): self.inpaint_seconds}
+        return {name: seconds for name, seconds in measured.items() if seconds}
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the model fills holes of pictures."""
+        return bool(self.inpaint_seconds)
 
     @property
     def as_encoder(self) -> "ModelInfo":

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.engine.admission import Admission
 from app.engine.flight import Flight, Picture, Strand
+from app.engine.jobs import RefineJob, SequenceJob
 from app.engine.keeper import Keeper
 from app.engine.trial import Trial
 
@@ -38,18 +39,18 @@ class Lane:
         numbers, departed = self.outbox, self.departed
         self.outbox, self.departed = [], []
         pictures: list[tuple[int, Picture]] = []
-        sequences: list[tuple[int, dict[str, Any]]] = []
+        sequences: list[tuple[int, SequenceJob]] = []
         size = 0
         for number in numbers:
             flight = flights.get(number)
             if flight is None or flight.lane is not self:
                 continue
             if isinstance(flight, Strand):
-                sequences.append((number, dataclasses.asdict(flight.job)))
-                size += len(flight.job.prompt)
+                sequences.append((number, flight.job))
+                size += len(flight.job.prompt) + (0 if flight.job.condition is None else flight.job.condition.nbytes)
             elif not flight.future.done():
                 pictures.append((number, flight))
-                size += flight.job.inputs.nbytes
+                size += sum(array.nbytes for array in flight.job.arrays)
             if size > FRAME_BYTES:
                 self._send(pictures, sequences)
                 pictures, sequences, size = [], [], 0
@@ -57,13 +58,15 @@ class Lane:
         if departed:
             self.keeper.send({"type": "cancel", "jobs": departed})
 
-    def _send(self, pictures: list[tuple[int, Picture]], sequences: list[tuple[int, dict[str, Any]]]) -> None:
+    def _send(self, pictures: list[tuple[int, Picture]], sequences: list[tuple[int, SequenceJob]]) -> None:
         if pictures:
-            jobs = [(number, flight.job.model, flight.place.client, flight.deadline) for number, flight in pictures]
-            arrays = [array for _, flight in pictures for array in (flight.job.inputs, flight.job.labels)]
+            jobs = [(number, *_as_row(flight)) for number, flight in pictures]
+            arrays = [array for _, flight in pictures for array in flight.job.arrays]
             self.keeper.send({"type": "submit", "jobs": jobs}, arrays)
         if sequences:
-            self.keeper.send({"type": "sequences", "jobs": sequences})
+            raw = [(number, _as_message(job)) for number, job in sequences]
+            conditions = [job.condition for _, job in sequences if job.condition is not None]
+            self.keeper.send({"type": "sequences", "jobs": raw}, conditions)
 
     def restart(self, running: Set[int], held: Iterable[int]) -> None:
         """The worker is gone: of what it held, what was running is suspect, the rest waits."""
@@ -76,3 +79,16 @@ class Lane:
         """What waits to be sent again; the caller has it now."""
         waiting, self._waiting = self._waiting, []
         return waiting
+
+
+def _as_row(flight: Picture) -> tuple[Any, ...]:
+    """What of a job travels in the header: model, client, deadline, and the steps of one that takes them."""
+    job = flight.job
+    steps = (job.steps,) if isinstance(job, RefineJob) else ()
+    return job.model, flight.place.client, flight.deadline, *steps
+
+
+def _as_message(job: SequenceJob) -> dict[str, Any]:
+    """A job's fields; of its condition, which travels as an array, whether there is one."""
+    fields = dataclasses.asdict(job if job.condition is None else dataclasses.replace(job, condition=None))
+    return {**fields, "condition": job.condition is not None}

@@ -48,7 +48,7 @@ class Reception:
         best, wait, place = None, 0.0, None
         for lane in self._lanes:
             if lane.open:
-                here = lane.admission.place(job.model, terms.client, job.rows)
+                here = lane.admission.place(job.model, terms.client, job.rows, job.work)
                 seconds = lane.admission.pictures_in(here)
                 if best is None or seconds < wait:
                     best, wait, place = lane, seconds, here

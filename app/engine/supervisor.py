@@ -4,13 +4,14 @@ Knows processes, sockets and frames; what the frames mean is the engine's busine
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
@@ -22,8 +23,15 @@ from app.engine.marks import Marks
 SOCKET_BUFFER = 1 << 20
 STOP_SECONDS = 2.0  # by then all is answered that will be: a worker still inside a batch computes for nobody
 # MKL's conditional numerical reproducibility: without it, the bits of a product depend on where in memory its factors
-# lie, and a sequence would change its tokens with its slot (ADR 3).
-WORKER_ENVIRONMENT = {"MKL_CBWR": "AUTO", "PYTHONUNBUFFERED": "1"}
+# lie, and a sequence would change its tokens with its slot (ADR 3). glibc: threads share two heaps, for what they free
+# in heaps of their own is of no use to the others; and weights lie in huge pages, which a step of one row reads a tenth
+# faster, where the system gives those only to who asks.
+WORKER_ENVIRONMENT = {
+    "MKL_CBWR": "AUTO",
+    "PYTHONUNBUFFERED": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 log = logging.getLogger("genserve.supervisor")
 
@@ -52,12 +60,7 @@ class WorkerProcess:
     """A device worker in a process of its own."""
 
     def __init__(self, sock: socket.socket, marks: Marks) -> None:
-        # -P: a folder named app or models where the operator happens to be must not stand in for ours
-        command = [sys.executable, "-P", "-m", "app.worker", "--fd", str(sock.fileno()), "--marks", str(marks.fd)]
-        command += ["--parent", str(os.getpid())]
-        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            command, pass_fds=[sock.fileno(), marks.fd], stdin=subprocess.DEVNULL, env=WORKER_ENVIRONMENT | os.environ
-        )
+        self._process = _start({"--fd": sock.fileno(), "--marks": marks.fd})
 
     @property
     def pid(self) -> int:
@@ -74,6 +77,65 @@ class WorkerProcess:
     def kill(self) -> None:
         """Send SIGKILL."""
         self._process.kill()
+
+
+class EarlyProcess(WorkerProcess):
+    """A worker that is started ahead and handed its link and marks later: it imports torch meanwhile."""
+
+    def __init__(self) -> None:
+        self._told, theirs = socket.socketpair()
+        with theirs:
+            self._process = _start({"--told": theirs.fileno()})
+
+    def tell(self, sock: socket.socket, marks: Marks) -> None:
+        """Hand link and marks over, once.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        with self._told:
+            socket.send_fds(self._told, [b"\0"], [sock.fileno(), marks.fd])
+
+    def end(self) -> None:
+        """It is not wanted, or is of no use."""
+        self._told.close()
+        self.kill()
+        self.wait(STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def early_processes(count: int) -> Iterator[Launch]:
+    """So many processes at once; what it gives launches these first, then fresh ones. Those left over are ended."""
+    spare = [EarlyProcess() for _ in range(count)]
+
+    def launch(sock: socket.socket, marks: Marks) -> Handle:
+        while spare:
+            process = spare.pop()
+            try:
+                process.tell(sock, marks)
+            except OSError:
+                process.end()
+            else:
+                return process
+        return WorkerProcess(sock, marks)
+
+    try:
+        yield launch
+    finally:
+        for process in spare:
+            process.end()
+
+
+def _start(descriptors: Mapping[str, int]) -> "subprocess.Popen[bytes]":
+    """A worker that inherits these descriptors, each told by a flag, and ends with this process."""
+    flags = [part for flag, descriptor in descriptors.items() for part in (flag, str(descriptor))]
+    # -P: a folder named app or models where the operator happens to be must not stand in for ours
+    return subprocess.Popen(  # noqa: S603  # our own interpreter and module
+        [sys.executable, "-P", "-m", "app.worker", *flags, "--parent", str(os.getpid())],
+        pass_fds=tuple(descriptors.values()),
+        stdin=subprocess.DEVNULL,
+        env=WORKER_ENVIRONMENT | os.environ,
+    )
 
 
 class Worker(asyncio.Protocol):

@@ -1,8 +1,11 @@
 """On what terms a request is taken: for whom, by when, and what to know it by if it comes again."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from app.errors import DeadlineExceeded
 
 DEFAULT_SECONDS = 60.0
 
@@ -23,6 +26,17 @@ class Terms:
     seconds: float = DEFAULT_SECONDS
     origin: Callable[[], bytes] = bytes
     whole: bool = True
+
+    def left(self, deadline: float) -> "Terms":
+        """The same terms for what is left of a request's time, up to a deadline by the loop's clock.
+
+        Raises:
+            DeadlineExceeded: nothing is left.
+        """
+        seconds = deadline - asyncio.get_running_loop().time()
+        if seconds <= 0:
+            raise DeadlineExceeded(f"the answer was not there in {self.seconds:g} s")
+        return replace(self, seconds=seconds)
 
     def digest(self) -> bytes:
         """Of what was asked for."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from fastapi import Request, Response
 
-from app.completion import Completion, Piece
+from app.choice import Piece
+from app.completion import Completion
 from app.routes import problems
 from app.routes.events import EventStream, event
 from app.routes.reproduce import reproduction_headers

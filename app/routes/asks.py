@@ -6,7 +6,8 @@ from typing import Any
 
 from app.engine.jobs import Grammar, Sampling
 from app.errors import InvalidField
-from app.schemas import MAX_SCHEMA, OpenAITextRequest, TextRequest
+from app.schemas.openai_text import OpenAITextRequest
+from app.schemas.text import MAX_SCHEMA, TextRequest
 
 TextBody = TextRequest | OpenAITextRequest
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from fastapi import APIRouter, Request, Response
 
 from app.chat import Conversation, Turn
-from app.completion import Ask, Completer, Likely, Piece, Scored
+from app.choice import Likely, Piece, Scored
+from app.completion import Ask, Completer
 from app.errors import InvalidField
 from app.routes import problems
 from app.routes.answer import Answer, quote
@@ -14,7 +15,7 @@ from app.routes.asks import ends_of, sampling_of, wants_usage
 from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.terms import terms_of
-from app.schemas import Message, OpenAIChatCompletion, OpenAIChatRequest
+from app.schemas.chat import Message, OpenAIChatCompletion, OpenAIChatRequest
 
 USUAL_TOKENS = 1024  # or what fits; a slot's whole length would be refused as too long to wait for
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from app.completion import Ask, Completer, Piece, Scored
+from app.choice import Piece, Scored
+from app.completion import Ask, Completer
 from app.errors import InvalidField
 from app.routes import problems
 from app.routes.answer import Answer, quote
@@ -13,7 +14,7 @@ from app.routes.asks import ends_of, sampling_of, wants_usage
 from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.terms import terms_of
-from app.schemas import OpenAICompletion, OpenAICompletionRequest
+from app.schemas.completions import OpenAICompletion, OpenAICompletionRequest
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 

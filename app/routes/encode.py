@@ -11,7 +11,14 @@ from app.routes.images import JSON, PICTURES, wrapping
 from app.routes.reproduce import reproduction_headers
 from app.routes.terms import terms_of
 from app.routes.upload import read_upload, upload_body
-from app.schemas import EncodeAnswer, EncodeQuery, EncodeRequest, ReconstructQuery, ReconstructRequest, UploadedPicture
+from app.schemas.encode import (
+    EncodeAnswer,
+    EncodeQuery,
+    EncodeRequest,
+    ReconstructQuery,
+    ReconstructRequest,
+    UploadedPicture,
+)
 from app.service import Encoded, Service
 from app.upload import Reading
 

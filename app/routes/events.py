@@ -7,7 +7,8 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from app.completion import Completion, Piece
+from app.choice import Piece
+from app.completion import Completion
 from app.errors import GenserveError
 from app.routes import problems
 from app.routes.connection import Watch

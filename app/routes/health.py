@@ -5,7 +5,7 @@ from fastapi.responses import JSONResponse
 
 from app.engine.canary import Canary
 from app.engine.engine import Engine
-from app.schemas import Health
+from app.schemas.health import Health
 
 router = APIRouter()
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app import animation
+from app.animation import AnimationFormat
 from app.codecs import MEDIA_TYPES, ImageFormat
 from app.routes import problems
 from app.routes.accept import accepted, negotiate
@@ -11,7 +13,7 @@ from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.reproduce import reproduction_headers
 from app.routes.terms import terms_of
-from app.schemas import ImageAnswer, ImageRequest
+from app.schemas.images import ImageAnswer, ImageRequest
 from app.service import Packing, Service
 
 ZIP, JSON = "application/zip", "application/json"
@@ -26,19 +28,23 @@ PICTURES: dict[str, Any] = {  # what an answer may be, for the OpenAPI document
 router = APIRouter()
 
 
-def _offers(image_format: ImageFormat | None) -> tuple[str, ...]:
+def _offers(image_format: ImageFormat | AnimationFormat | None) -> tuple[str, ...]:
+    if image_format == "webp-animation" or image_format == "apng":
+        return animation.MEDIA_TYPES[image_format], JSON  # the frames each by itself are what other formats give
     images = (MEDIA_TYPES[image_format],) if image_format else tuple(MEDIA_TYPES.values())
     return *images, ZIP, JSON
 
 
-def wrapping(request: Request, asked: ImageFormat | None) -> tuple[str, ImageFormat, Packing]:
+def wrapping(request: Request, asked: ImageFormat | AnimationFormat | None) -> tuple[str, ImageFormat, Packing]:
     """The media type of the answer, by Accept and the format asked for; the format of its pictures, and their packing.
+
+    An animation's format is part of what is planned, and the second says nothing.
 
     Raises:
         NotAcceptable: nothing that Accept names can be given.
     """
     media_type = negotiate(accepted(request.scope), _offers(asked))
-    image_format: ImageFormat = asked or ("webp" if media_type == MEDIA_TYPES["webp"] else "png")
+    image_format: ImageFormat = "webp" if asked == "webp" or media_type == MEDIA_TYPES["webp"] else "png"
     packing: Packing = {ZIP: "zip", JSON: "json"}.get(media_type, "image")  # type: ignore[assignment]
     return media_type, image_format, packing
 
@@ -49,8 +55,8 @@ def wrapping(request: Request, asked: ImageFormat | None) -> tuple[str, ImageFor
     response_class=Response,
     responses={
         200: {
-            "description": "One picture, or a grid of n; by Accept a ZIP archive or JSON instead.",
-            "content": PICTURES,
+            "description": "One picture, a grid of n or an animation; by Accept a ZIP archive or JSON instead.",
+            "content": {**PICTURES, "image/apng": PICTURES["image/png"]},
         },
         **problems.responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
     },
@@ -61,7 +67,7 @@ async def generate(request: Request) -> Response:
     service: Service = request.app.state.service
     body = await read_json(request, ImageRequest)
     media_type, image_format, packing = wrapping(request, body.format)
-    request.scope["model"] = service.picture_model(body.model).name
+    request.scope["model"] = service.picture_model(body.model, body.prompt).name
     generated = await service.generate(body, image_format, Watch(request), terms_of(request, body))
     content = await service.encode(generated, packing)
     return Response(

@@ -4,12 +4,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from app.captions import MOST_LISTED, Captions
 from app.completion import Completer
 from app.engine.engine import Engine
-from app.engine.jobs import ModelInfo
+from app.engine.jobs import MAKES, ModelInfo
 from app.errors import ModelNotFound
 from app.routes import problems
-from app.schemas import ModelList, ModelObject
+from app.schemas.models import ModelList, ModelObject
 
 router = APIRouter()
 
@@ -21,12 +22,13 @@ def _object(info: ModelInfo, completer: Completer) -> ModelObject:
         **info.card,
         "status": "ready",
         "kind": info.kind,
+        "makes": MAKES[info.task],
         "architecture": info.architecture,
         "digest": info.digest,
         "parameters": info.parameters,
         "memory_bytes": info.memory_bytes,
         "dtype": info.dtype,
-        **(_picture_fields(info) if info.kind == "latent" else _text_fields(info, completer)),
+        **(_picture_fields(info) if info.kind == "latent" else _sequence_fields(info, completer)),
         "batch_buckets": list(info.buckets),
     }
     return ModelObject(id=info.name, created=info.created, genserve=card)
@@ -38,21 +40,32 @@ def _picture_fields(info: ModelInfo) -> dict[str, Any]:
         "latent_shape": list(info.latent_shape),
         "styles": info.styles,
         "encodes": info.encodes,
+        "inpaints": info.inpaints,
+        "critic": info.critic or None,
+        "controls": {name: dict(control) for name, control in info.controls.items()},
         "num_classes": info.num_classes,
         "labels": list(info.labels),
         "image": {"height": height, "width": width, "channels": channels},
+        **({"codes": info.codes, "codes_from": info.codes_from} if info.codes else {}),
     }
 
 
-def _text_fields(info: ModelInfo, completer: Completer) -> dict[str, Any]:
-    return {
-        "chat": completer.chats(info),
-        "vocab_size": info.vocab_size,
-        "max_length": info.max_length,
-        "slots": info.slots,
-        "start_tokens": list(info.start_tokens),
-        "stop_tokens": list(info.stop_tokens),
-    }
+def _sequence_fields(info: ModelInfo, completer: Completer) -> dict[str, Any]:
+    fields = {"vocab_size": info.vocab_size, "max_length": info.max_length, "slots": info.slots}
+    if info.task == "text":
+        ends = {"start_tokens": list(info.start_tokens), "stop_tokens": list(info.stop_tokens)}
+        return {"chat": completer.chats(info), **fields, **ends}
+    height, width, channels = info.image_shape
+    image = {"height": height, "width": width, "channels": channels}
+    return {**fields, "output": dict(info.output), **({"image": image} if info.task == "captions" else {})}
+
+
+def _words(info: ModelInfo, captions: Captions) -> dict[str, Any]:
+    """The words that a model's captions are made of, unless they are too many to be shown."""
+    if info.error is not None or info.task != "captions":
+        return {}
+    words = captions.vocabulary(info).words
+    return {"words": words if len(words) <= MOST_LISTED else None}
 
 
 @router.get(
@@ -80,4 +93,5 @@ async def show_model(request: Request, name: str) -> ModelObject:
     engine.check_open()
     if name not in engine.models:
         raise ModelNotFound(f"model {name[:64]!r} is not served", field="model")
-    return _object(engine.models[name], request.app.state.completer)
+    info, shown = engine.models[name], _object(engine.models[name], request.app.state.completer)
+    return shown.model_copy(update={"genserve": {**shown.genserve, **_words(info, request.app.state.service.captions)}})

@@ -3,6 +3,7 @@
 import base64
 import re
 import time
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -15,7 +16,9 @@ from app.routes.body import read_json, request_body
 from app.routes.connection import Watch
 from app.routes.reproduce import reproduction_headers
 from app.routes.terms import terms_of
-from app.schemas import MAX_SCALE, ImageRequest, OpenAIImageAnswer, OpenAIImageItem, OpenAIImageRequest
+from app.schemas.captions import CaptionFields
+from app.schemas.images import MAX_SCALE, ImageRequest
+from app.schemas.openai import OpenAIImageAnswer, OpenAIImageItem, OpenAIImageRequest
 from app.service import Service
 
 SIZE_PATTERN = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
@@ -31,14 +34,14 @@ router = APIRouter()
     openapi_extra=request_body(OpenAIImageRequest),
 )
 async def generations(request: Request) -> JSONResponse:
-    """OpenAI's images.generate: the prompt is empty or names a label; pictures come as b64_json."""
+    """OpenAI's images.generate: the prompt is a caption, or it is empty or names a label; pictures come as b64_json."""
     service: Service = request.app.state.service
     body = await read_json(request, OpenAIImageRequest)
-    info = service.picture_model(body.model)
+    info = _model(body, service)
     request.scope["model"] = info.name
     scale = _scale(body.size, info)
     image_format: ImageFormat = body.output_format or "png"
-    native = ImageRequest(model=info.name, n=body.n, seed=body.seed, label=_label(body.prompt, info), scale=scale)
+    native = ImageRequest(model=info.name, n=body.n, seed=body.seed, scale=scale, **_subject(body, info))
     try:
         generated = await service.generate(native, image_format, Watch(request), terms_of(request, native))
     except InvalidField as error:  # this route knows scale as size
@@ -56,18 +59,40 @@ async def generations(request: Request) -> JSONResponse:
     )
 
 
+def _model(body: OpenAIImageRequest, service: Service) -> ModelInfo:
+    """The model of that name; or the first one, if the prompt means anything to it, else one that draws captions."""
+    info = service.picture_model(body.model)
+    if body.model is None and info.task == "latents" and _named(body.prompt, info) is None and body.prompt.strip():
+        captioned = service.picture_model(None, body.prompt)
+        return captioned if captioned.task == "captions" else info
+    return info
+
+
+def _subject(body: OpenAIImageRequest, info: ModelInfo) -> dict[str, Any]:
+    """What the prompt says, and what belongs to it, in the words of the native route.
+
+    Raises:
+        InvalidField: it says nothing to the model.
+    """
+    beside = {name: getattr(body, name) for name in CaptionFields.model_fields}
+    return beside | ({"prompt": body.prompt} if info.task == "captions" else {"label": _label(body.prompt, info)})
+
+
+def _named(prompt: str, info: ModelInfo) -> str | None:
+    """The label that a prompt names, letter case aside."""
+    wanted = prompt.strip().casefold()
+    return next((label for label in info.labels if label.casefold() == wanted), None)
+
+
 def _label(prompt: str, info: ModelInfo) -> str | None:
     """The label that a prompt names, letter case aside.
 
     Raises:
         InvalidField: the prompt is neither empty nor the name of a label.
     """
-    wanted = prompt.strip().casefold()
-    if not wanted:
-        return None
-    for label in info.labels:
-        if label.casefold() == wanted:
-            return label
+    label = _named(prompt, info)
+    if label is not None or not prompt.strip():
+        return label
     known = ", ".join(info.labels) or "none"
     raise InvalidField(f'prompt: must be "" or the name of a label of {info.name} ({known})', field="prompt")
 

@@ -9,9 +9,16 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from app.errors import ComputeFailed, GenserveError, KillsWorker, Overloaded, Unavailable
-from app.schemas import OpenAIError, OpenAIErrorDetail, Problem
+from app.schemas.problems import OpenAIError, OpenAIErrorDetail, Problem
 
-NATIVE_ROUTES = ("/v1/images/generate", "/v1/images/encode", "/v1/images/reconstruct", "/v1/text/complete")
+NATIVE_ROUTES = (
+    "/v1/images/generate",
+    "/v1/images/encode",
+    "/v1/images/reconstruct",
+    "/v1/images/inpaint",
+    "/v1/text/complete",
+    "/v1/audio/generate",
+)
 
 TEMPORARY = (Overloaded.status, Unavailable.status)
 UNDECIDED = (408, 409)  # of the 4xx, what clients decide for themselves

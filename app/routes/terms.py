@@ -15,7 +15,7 @@ LONGEST = 3600.0
 SECONDS_PATTERN = re.compile(rb"[0-9]{1,5}(\.[0-9]{1,9})?")
 # fields that the worker never sees
 UNCOMPUTED = {
-    *("scale", "format", "stream", "stream_options", "stop"),
+    *("scale", "format", "duration_ms", "loop", "stream", "stream_options", "stop", "prompt_in_provenance"),
     *("user", "metadata", "safety_identifier", "prompt_cache_key"),
 }
 

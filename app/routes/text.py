@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.completion import Ask, Completer, Completion, Piece
+from app.choice import Piece
+from app.completion import Ask, Completer, Completion
 from app.errors import GenserveError
 from app.routes import problems
 from app.routes.asks import ends_of, sampling_of
@@ -16,7 +17,7 @@ from app.routes.connection import Watch
 from app.routes.events import EventStream, event
 from app.routes.reproduce import reproduction_headers
 from app.routes.terms import terms_of
-from app.schemas import TextAnswer, TextChoice, TextRequest
+from app.schemas.text import TextAnswer, TextChoice, TextRequest
 
 router = APIRouter()
 

@@ -10,19 +10,20 @@ from pydantic import ValidationError
 
 from app.errors import InvalidField, UnsupportedMediaType
 from app.routes.body import as_own_error, media_type_of, read_bytes, read_json, request_body
-from app.schemas import EncodeQuery, EncodeRequest, ReconstructRequest
+from app.schemas.body import Body
+from app.schemas.encode import EncodeRequest, ReconstructRequest
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 ANY_BYTES = "application/octet-stream"
 DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64,", re.IGNORECASE)  # RFC 2397: type and parameters may be there
 WHITE = str.maketrans("", "", "\r\n\t ")  # base64 is often broken into lines
-NUMBER = re.compile(r"[0-9]{1,9}")
-NUMBERS = ("label", "target_label", "scale")  # fields of a query that may be numbers
+NUMBER = re.compile(r"[0-9]{1,16}")
+NUMBERS = ("label", "target_label", "scale", "seed", "steps")  # fields of a query that may be numbers
 
-QueryT = TypeVar("QueryT", bound=EncodeQuery)
+QueryT = TypeVar("QueryT", bound=Body)
 
 
-def upload_body(query: type[EncodeQuery], body: type[EncodeQuery]) -> dict[str, Any]:
+def upload_body(query: type[Body], body: type[Body]) -> dict[str, Any]:
     """The OpenAPI entry of what `read_upload` reads."""
     entry = request_body(body)
     binary = {"schema": {"type": "string", "format": "binary"}}
@@ -49,16 +50,28 @@ async def read_upload(
     media_type = media_type_of(request)
     if media_type == "application/json":
         found = await read_json(request, body)
-        return query(**found.model_dump(exclude={"image"})), _from_base64(found.image)
+        return query(**found.model_dump(exclude={"image"})), from_base64(found.image)
+    return from_query(request, query), await read_picture(request)
+
+
+async def read_picture(request: Request) -> bytes:
+    """The body as a file.
+
+    Raises:
+        UnsupportedMediaType: it is not declared as a picture.
+        BodyTooLarge: it is larger than the operator allows.
+        ClientDisconnect: the client left before all of it had come.
+    """
+    media_type = media_type_of(request)
     if media_type not in (*MEDIA_TYPES, ANY_BYTES):
         wanted = ", ".join((*MEDIA_TYPES, ANY_BYTES))
         raise UnsupportedMediaType(
             f"Content-Type is {media_type or 'missing'!r}; {wanted} or application/json expected"
         )
-    return _from_query(request, query), await read_bytes(request)
+    return await read_bytes(request)
 
 
-def _from_query(request: Request, query: type[QueryT]) -> QueryT:
+def from_query(request: Request, query: type[QueryT]) -> QueryT:
     """The fields of a query; a label of digits is an index.
 
     Raises:
@@ -78,7 +91,7 @@ def _from_query(request: Request, query: type[QueryT]) -> QueryT:
         raise as_own_error(error) from None
 
 
-def _from_base64(text: str) -> bytes:
+def from_base64(text: str, field: str = "image") -> bytes:
     """The file behind base64, with or without a data: URL around it, line breaks allowed.
 
     Raises:
@@ -88,4 +101,4 @@ def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text[prefix.end() if prefix else 0 :].translate(WHITE), validate=True)
     except (binascii.Error, ValueError):  # the latter for what is not ASCII
-        raise InvalidField("image: must be base64, or a data: URL with base64", field="image") from None
+        raise InvalidField(f"{field}: must be base64, or a data: URL with base64", field=field) from None

@@ -19,7 +19,7 @@ from app.worker.dispatch import Mark, unmarked
 from app.worker.drawing import Steps
 from app.worker.faults import NOT_FINITE, reason
 from app.worker.grammars import GrammarRefused, Grammars
-from app.worker.pace import CALL_TOKENS, Pace
+from app.worker.pace import CALL_TOKENS, STEPS, Pace
 from app.worker.pieces import Piece
 from app.worker.progress import Progress
 from app.worker.row import Row
@@ -33,6 +33,7 @@ class Runner(Memory, Protocol):
     """What the batcher needs of a model."""
 
     max_length: int
+    keeps: bool
     packs_from: int
     step_seconds: float
     token_seconds: float
@@ -55,20 +56,28 @@ class ContinuousBatcher:
 
     exclusive = True
 
-    def __init__(self, runner: Runner, interrupted: Callable[[], bool], grammars: Grammars | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        interrupted: Callable[[], bool],
+        grammars: Grammars | None = None,
+        most_steps: int = STEPS,
+    ) -> None:
         """Start with every slot free.
 
         Args:
             runner: of the model.
             interrupted: tells, between steps, that other work has arrived.
             grammars: of the model's vocabulary; None when its texts can't be constrained.
+            most_steps: of one tick.
         """
         self._runner = runner
         self._interrupted = interrupted
         self.wake: Callable[[], None] = _nobody
+        self._grammars = grammars
         self._arrivals = Arrivals(runner.slots, grammars, lambda: self.wake())
         self._slots = Slots(runner)
-        self._pace = Pace(runner.step_seconds, runner.token_seconds)
+        self._pace = Pace(runner.step_seconds, runner.token_seconds, most_steps)
         self._turns = itertools.count(1)
         self._read_last = False
 
@@ -81,6 +90,16 @@ class ContinuousBatcher:
     def busy(self) -> int:
         """Slots in use."""
         return len(self._slots.running)
+
+    def warm_up(self) -> None:
+        """Do beside the first requests what would hold up later ones."""
+        if self._grammars is not None:
+            self._grammars.warm_up()
+
+    def close(self) -> None:
+        """No job will come any more."""
+        if self._grammars is not None:
+            self._grammars.close()
 
     def submit(self, number: int, job: SequenceJob) -> None:
         """Queue a job under its number."""

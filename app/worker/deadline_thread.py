@@ -21,9 +21,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Task(Generic[T]):
-    """Work, and where its result goes."""
+    """Work, what is told when it is overdue, and where its result goes."""
 
     work: Callable[[], T]
+    overdue: Callable[[str], object]
     future: Future[T] = field(default_factory=Future)
 
 
@@ -49,9 +50,12 @@ class DeadlineThread(Generic[T]):
         self._hung = 0
         self._open = True
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Have `work` called; the future fails with its exception, or with a refusal."""
-        task = _Task(work)
+    def submit(self, work: Callable[[], T], overdue: Callable[[str], object] = lambda _: None) -> Future[T]:
+        """Have `work` called; the future fails with its exception, or with a refusal.
+
+        `overdue` is told the reason, before the future fails, when the work takes too long.
+        """
+        task = _Task(work, overdue)
         with self._changed:
             refusal = self._refusal()
             if refusal is None:
@@ -137,7 +141,9 @@ class DeadlineThread(Generic[T]):
             self._succeed()
             exhausted = self._thread is None
         _step_back(thread)
-        self._settle(task, self._refused(f"not done within {self._seconds:g} seconds"))
+        reason = f"not done within {self._seconds:g} seconds"
+        task.overdue(reason)
+        self._settle(task, self._refused(reason))
         if exhausted:
             self._flush("too many are overdue")
 

@@ -1,40 +1,26 @@
 """Dynamic batching for latent models: the next batch is formed the moment the device is free, from whatever waits.
 
-Knows batch sizes and what they cost, and whose rows fail; the tensors are the runner's business, turns the queue's. No
-timer: a lone row is computed at once, and rows that arrive meanwhile make the next batch.
+Knows batch sizes and what they cost; the tensors are the runner's business, turns the queue's, whose rows fail the
+batch's. No timer: a lone row is computed at once, and rows that arrive meanwhile make the next batch.
 """
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.jobs import Labels, LatentJob, Part, Rows
+from app.engine.jobs import LatentJob, Part, Rows
+from app.worker.batch import Batch, Runner
 from app.worker.dispatch import Mark
-from app.worker.faults import NOT_FINITE, reason
 from app.worker.row_queue import RowQueue, Slice
 
 SLACK = 1.1  # a batch may cost so much more a row than the cheapest would: less than a measurement errs by
 OVERLAP_ROWS = 8  # above so many waiting rows, half of them are left for the next batch
 BESIDE_SECONDS = 0.004  # so much waiting compute makes a second thread pay: below, it only takes HTTP's core
-
-log = logging.getLogger("genserve.worker")
-
-
-class Runner(Protocol):
-    """What the batcher needs of a model, or of its encoder."""
-
-    buckets: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-    def bucket_for(self, rows: int) -> int: ...  # noqa: D102
-    def compute(self, rows: Rows, labels: Labels, /) -> tuple[Rows, NDArray[np.bool_]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +35,7 @@ class BatchResult:
         padding: rows computed beyond those.
         seconds: of compute.
         limit: the largest batch size that fits, when this one ran out of memory.
+        stepped: steps of rows, where a row takes many of them; 0 where it takes one.
     """
 
     parts: list[Part]
@@ -58,6 +45,7 @@ class BatchResult:
     padding: int
     seconds: float
     limit: int | None = None
+    stepped: int = 0
 
     def frame(self, model: str) -> tuple[dict[str, Any], tuple[NDArray[Any], ...]]:
         """The message that carries it."""
@@ -67,6 +55,7 @@ class BatchResult:
             "parts": [(part.job, part.offset, part.count, part.error) for part in self.parts],
             "waited": self.waited,
             "rows": self.rows,
+            "work": self.stepped or self.rows,
             "padding": self.padding,
             "seconds": self.seconds,
         }
@@ -117,11 +106,13 @@ class DynamicBatcher:
         return partial(self._compute, slices) if slices else None
 
     def _compute(self, slices: list[Slice], mark: Mark) -> BatchResult:
-        batch = _Batch(self._runner, slices)
+        inputs = np.concatenate([s.job.inputs[s.start : s.start + s.rows] for s in slices])
+        labels = np.concatenate([s.job.labels[s.start : s.start + s.rows] for s in slices])
+        batch = Batch(self._runner, inputs, labels, [piece.rows for piece in slices])
         mark([piece.number for piece in slices])
         start = time.perf_counter()
-        batch.compute(0, batch.rows)
-        return batch.result(time.perf_counter() - start)
+        batch.compute()
+        return _result(batch, slices, time.perf_counter() - start)
 
     def _batch_rows(self) -> int:
         """All that waits, or half, so that one half is computed while the other is answered; little of it padding.
@@ -138,89 +129,24 @@ class DynamicBatcher:
         return min(waiting, max(size for size, cost in costs.items() if cost <= SLACK * least))
 
 
-class _Batch:
-    """The rows of one tick while they are computed: all at once, or by halves where that fails.
+def _result(batch: Batch, slices: list[Slice], seconds: float) -> BatchResult:
+    """What has come of the rows; a job's slice fails with any row of its own."""
+    parts, good, row = [], [], 0
+    for piece in slices:
+        rows = range(row, row + piece.rows)
+        error = next((batch.errors[r] for r in rows if r in batch.errors), None) if batch.errors else None
+        parts.append(Part(piece.number, piece.start, piece.rows, error))
+        if error is None:
+            good.append(slice(row, row + piece.rows))
+        row += piece.rows
+    waited = [piece.waited for piece in slices]
+    return BatchResult(parts, waited, _good(batch.made, good), batch.rows, batch.padding, seconds, batch.limit)
 
-    Every size that they are computed in is exact, so a row that succeeds has the bytes that it would have had alone.
-    """
 
-    def __init__(self, runner: Runner, slices: list[Slice]) -> None:
-        self._runner = runner
-        self._slices = slices
-        self._inputs = np.concatenate([s.job.inputs[s.start : s.start + s.rows] for s in slices])
-        self._labels = np.concatenate([s.job.labels[s.start : s.start + s.rows] for s in slices])
-        self.rows = len(self._labels)
-        self._made: Rows | None = None
-        self._errors: dict[int, str] = {}  # by row
-        self._computed: list[int] = []  # how many rows at once
-        self._too_many: list[int] = []  # likewise, where memory ran out
-
-    def compute(self, start: int, end: int) -> None:
-        """Compute these rows; when they fail, find out which of them do so alone."""
-        try:
-            made, finite = self._runner.compute(self._inputs[start:end], self._labels[start:end])
-        except Exception as error:  # noqa: BLE001  # the network may raise anything, and only its job may pay for it
-            bad, why, memory = list(range(start, end)), reason(error), isinstance(error, MemoryError)
-            said = repr(error)
-        else:
-            self._keep(start, end, made)
-            if all(finite.tolist()):
-                return
-            bad, why, memory = (start + np.flatnonzero(~finite)).tolist(), NOT_FINITE, False
-            said = NOT_FINITE
-        # Outside of `except`, for the exception holds the tensors of the batch that failed.
-        if memory:
-            self._too_many.append(end - start)
-        if end - start == 1 or (not memory and self._of_one_job(bad)):
-            log.warning("%d rows of one job failed alone: %s", len(bad), said)
-            self._errors.update(dict.fromkeys(bad, why))
-            return
-        middle = (start + end) // 2
-        self.compute(start, middle)
-        self.compute(middle, end)
-
-    def result(self, seconds: float) -> BatchResult:
-        """What has come of the rows; a job's slice fails with any row of its own."""
-        parts, good, row = [], [], 0
-        for piece in self._slices:
-            rows = range(row, row + piece.rows)
-            error = next((self._errors[r] for r in rows if r in self._errors), None) if self._errors else None
-            parts.append(Part(piece.number, piece.start, piece.rows, error))
-            if error is None:
-                good.append(slice(row, row + piece.rows))
-            row += piece.rows
-        padding = self._runner.bucket_for(self.rows) - self.rows
-        waited = [piece.waited for piece in self._slices]
-        return BatchResult(parts, waited, self._good(good), self.rows, padding, seconds, self._limit())
-
-    def _limit(self) -> int | None:
-        """The largest size that did fit, below all that did not.
-
-        There is none below the smallest: of a row that does not fit alone, the size is not at fault.
-        """
-        if not self._too_many:
-            return None
-        too_large = self._runner.bucket_for(min(self._too_many))
-        fit = {self._runner.bucket_for(rows) for rows in self._computed}
-        return max((size for size in fit if size < too_large), default=None)
-
-    def _keep(self, start: int, end: int, made: Rows) -> None:
-        self._computed.append(end - start)
-        if end - start == self.rows:
-            self._made = made
-            return
-        if self._made is None:
-            self._made = np.zeros((self.rows, *made.shape[1:]), made.dtype)
-        self._made[start:end] = made
-
-    def _of_one_job(self, rows: Sequence[int]) -> bool:
-        """Whether these rows, in order, belong to one job: it fails as a whole, so that nothing is left to find out."""
-        ends = accumulate(piece.rows for piece in self._slices)
-        return rows[-1] < next(end for end in ends if rows[0] < end)
-
-    def _good(self, good: list[slice]) -> Rows:
-        if self._made is None or not good:
-            return np.zeros((0, 0, 0, 0), np.uint8)
-        if len(good) == len(self._slices):
-            return self._made
-        return np.concatenate([self._made[rows] for rows in good])
+def _good(made: Rows | None, good: list[slice]) -> Rows:
+    """What was made of the slices that are good, in order."""
+    if made is None or not good:
+        return np.zeros((0, 0, 0, 0), np.uint8)
+    if sum(rows.stop - rows.start for rows in good) == len(made):
+        return made
+    return np.concatenate([made[rows] for rows in good])

@@ -22,6 +22,7 @@ from app.worker.runner import (
     ModelFault,
     count_flops,
     most_rows,
+    powers_of_two,
 )
 from app.worker.threads import compute_with
 from models.protocols import EncodingModel
@@ -58,7 +59,7 @@ class EncodingRunner(ExactRunner):
             network, _ = packing.prepare(network, torch.float32, samples, torch.from_numpy(labels[:PROBE_ROWS]))
         self._model = network  # type: ignore[assignment]  # it has `decode`, which is all that is called
         row_bytes = max(math.prod(decoder.image_shape), 4 * math.prod(model.latent_shape))
-        self._warm_up(pictures, labels, min(max_batch, most_rows(row_bytes)))
+        self._warm_up(pictures, labels, powers_of_two(min(max_batch, most_rows(row_bytes))))
 
     def _as_input(self, rows: Pictures) -> Tensor:
         samples = torch.from_numpy(rows).to(self._device, torch.float32).permute(0, 3, 1, 2).contiguous()

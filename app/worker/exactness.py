@@ -24,11 +24,11 @@ REFERENCE_SPAN = 256
 LENGTHS = (9, 40, 100)  # of the sequences that are tried
 RECURRENT_LENGTH = 8  # where a step changes all that is remembered, so that they are read anew each time
 STEPS = 2
-PIECES = (1, 4, 16)  # lengths of pieces that are read alone and together
+PIECES = (1, 16)  # lengths of pieces that are read alone and together
 COMPANY = 32  # tokens that are read with them
 NEVER = 1 << 31  # tokens: no piece has as many
 
-Found = dict[int, Tensor]  # logits [STEPS, V] by sequence
+Found = dict[int, Tensor]  # logits of a step or two by sequence, [S, V]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _exact_spans(trial: "_Trial", reference: Found, longest: int) -> tuple[int, 
     grid = SPAN_GRID
     while grid < longest:
         edges = {-(-(length + STEPS) // grid) * grid for length in trial.lengths}
-        if all(_same(trial.logits(trial.slots, edge), reference) for edge in edges if edge < longest):
+        if all(_same(trial.logits(trial.slots, edge, 1), reference) for edge in edges if edge < longest):
             return (*range(grid, longest, grid), longest)
         grid *= 2
     return (longest,)
@@ -82,7 +82,7 @@ def _exact_sizes(trial: "_Trial", reference: Found, spans: tuple[int, ...]) -> t
     wide = next((span for span in spans if span >= max(trial.lengths) + STEPS), spans[-1])
     found: tuple[int, ...] = (trial.slots,)
     for size in reversed(row_counts(trial.slots)[:-1]):
-        if not _same(trial.logits(size, wide), reference):
+        if not _same(trial.logits(size, wide, 1), reference):
             break
         found = (size, *found)
     return found
@@ -107,7 +107,8 @@ def _packs_from(trial: "_Trial") -> int:
 
 
 def _same(found: Found, reference: Found) -> bool:
-    return all(torch.equal(logits, reference[which]) for which, logits in found.items())
+    """Whether these are the first steps of the reference."""
+    return all(torch.equal(logits, reference[which][: len(logits)]) for which, logits in found.items())
 
 
 class _Trial:
@@ -116,7 +117,7 @@ class _Trial:
     def __init__(self, model: SequenceModel[Any], device: torch.device, slots: int) -> None:
         self._model, self._device, self.slots = model, device, slots
         self._state = model.init_state(slots)
-        self._keeps = isinstance(model, PrefixModel)
+        self._keeps, self._begun = isinstance(model, PrefixModel), False
         self.longest = model.max_length - STEPS
         lengths = LENGTHS if self._keeps else (RECURRENT_LENGTH,) * len(LENGTHS)
         self.lengths = [max(1, min(length, self.longest)) for length in lengths[:slots]]
@@ -153,17 +154,20 @@ class _Trial:
         end = 0
         while end < len(prompt):
             start, end = end, piece_end(end, len(prompt))
-            logits = prefill(self._model, self._device, [Piece(slot, prompt, start, end, None)], self._state)
+            logits = self._prefill([Piece(slot, prompt, start, end, None)])
         return logits
 
-    def logits(self, size: int, span: int) -> Found:
-        """What the last few of so many rows say after their sequences' next tokens, as far as the prefix holds them."""
+    def logits(self, size: int, span: int, steps: int = STEPS) -> Found:
+        """What the last few of so many rows say after their sequences' next tokens, as far as the prefix holds them.
+
+        Where it is only asked whether bits are others, one step tells: it reads what it has just written.
+        """
         rows = self._rows(size)
         if not self._keeps:
             self._read_sequences(rows)
         rows_held = [row for row in rows if self._kept[row] + STEPS <= span]
         out = []
-        for step in range(STEPS):
+        for step in range(steps):
             positions = np.minimum(self._kept[:size] + step, self._model.max_length - 1)
             out.append(self._step(self._prompts[self._holds[:size], positions], positions, span))
         return {int(self._holds[row]): torch.stack([logits[row] for logits in out]) for row in rows_held}
@@ -180,18 +184,22 @@ class _Trial:
         """Whether a piece of so many tokens that goes on, and a first one, are the same alone and in company."""
         lengths = [CHUNK + length, COMPANY, length][: self.slots]
         prompts = [self._prompts[which, : min(own, self.longest)] for which, own in enumerate(lengths)]
-        alone = [self._read_alone(slot, prompt)[0].clone() for slot, prompt in enumerate(prompts)]
+        alone = [self._prefill([self._last_piece(slot, prompt)])[0].clone() for slot, prompt in enumerate(prompts)]
         after = self._after(prompts)
         pieces = [self._last_piece(slot, prompt) for slot, prompt in enumerate(prompts)]
-        together = prefill(self._model, self._device, pieces, self._state)
+        together = self._prefill(pieces)
         return all(map(torch.equal, alone, together)) and torch.equal(self._after(prompts), after)
 
     def _last_piece(self, slot: int, prompt: NDArray[np.int64]) -> Piece:
-        """The rest of a prompt, of whose first piece the slot knows."""
+        """The rest of a prompt, of whose first piece the slot knows: the same whatever comes after it."""
         first = CHUNK if len(prompt) > CHUNK else 0
-        if first and not self._keeps:
+        if first and not (self._keeps and self._begun):
             self._read_alone(slot, prompt[:first])
+            self._begun = True
         return Piece(slot, prompt, first, len(prompt), None)
+
+    def _prefill(self, pieces: list[Piece]) -> Tensor:
+        return prefill(self._model, self._device, pieces, self._state)
 
     def _after(self, prompts: list[NDArray[np.int64]]) -> Tensor:
         """Logits of a step behind these prompts: it looks at all that they have left behind."""

@@ -1,8 +1,8 @@
 """What a text has to look like, token by token: a JSON schema, a regular expression, or any JSON object.
 
 Knows tokens, and the library that turns a grammar into sets of them (Earley parser over derivatives of regular
-expressions: Koppel et al. 2019, Moskal et al. 2025); knows no networks and no requests. Nobody pays for what he does
-not use: the library is imported, and a tokenizer read, when the first grammar is compiled.
+expressions: Koppel et al. 2019, Moskal et al. 2025); knows no networks and no requests. The library is imported, and a
+tokenizer read, when the first grammar is compiled, or ahead of it.
 
 JSON is written compactly, with at most one space after a comma and a colon: where more is allowed, a small network that
 does not know how to go on writes spaces until its tokens are used up. Properties come in the schema's order.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from app import heap
 from app.engine.jobs import Grammar
 from app.worker.deadline_thread import DeadlineThread
 from app.worker.grammar_limits import checked
@@ -44,6 +45,7 @@ JSON_OPTIONS: "JsonCompileOptions" = {
     "coerce_one_of": False,  # what can't be kept is refused, never ignored
     "lenient": False,
 }
+FIRST = Grammar("json_object", "")
 LABELS = {"json_schema": "JSON schema", "regex": "regular expression", "json_object": "JSON object"}
 
 NOTHING_FITS = "no text fits it"
@@ -149,18 +151,24 @@ class Grammars:
         self._tokenizer: LLTokenizer | None = None
 
     def compile(self, grammar: Grammar) -> Future[Matcher]:
-        """A matcher at the beginning of a text; at once when the grammar is known, refusals among them.
+        """A matcher at the beginning of a text; at once when the grammar is known, refused and overdue ones among them.
 
         The future fails with GrammarRefused. A cancelled one costs nothing unless its turn has come.
         """
         if (kept := self._find(grammar)) is None:
-            return self._thread.submit(lambda: self._matcher(grammar))
+            return self._thread.submit(
+                lambda: self._matcher(grammar), lambda reason: self._keep(grammar, _not_compiled(reason), late=False)
+            )
         future = Future[Matcher]()
         try:
             future.set_result(self._begin(kept))
         except GrammarRefused as refusal:
             future.set_exception(refusal)
         return future
+
+    def warm_up(self) -> None:
+        """Read the tokenizer ahead, in the thread: what compiles first holds up all of this process meanwhile."""
+        self.compile(FIRST)
 
     def close(self) -> None:
         """Refuse whatever waits or comes, and let the thread end; matchers go on."""
@@ -215,6 +223,7 @@ class Grammars:
                 # Its content and not its name: a name might be looked up elsewhere.
                 text = self._path.read_text()
                 self._tokenizer = LLTokenizer(text, n_vocab=self._vocab_size, eos_token=list(self._stops))
+                heap.give_back()
             except (OSError, ValueError) as error:
                 log.warning("%s: no grammar can be compiled: %s", self._path, error)
                 raise GrammarRefused("this model's tokenizer does not allow for grammars") from error
@@ -226,12 +235,17 @@ class Grammars:
                 self._kept.move_to_end(grammar)
             return self._kept.get(grammar)
 
-    def _keep(self, grammar: Grammar, outcome: Matcher | GrammarRefused) -> Matcher | GrammarRefused:
-        """Keep what came of a grammar, and forget what has not been asked for longest; one too long is not kept."""
+    def _keep(
+        self, grammar: Grammar, outcome: Matcher | GrammarRefused, *, late: bool = True
+    ) -> Matcher | GrammarRefused:
+        """Keep what came of a grammar, and forget what has not been asked for longest; one too long is not kept.
+
+        What was overdue may yet be compiled, which counts then: `late` outcomes replace what is kept.
+        """
         with self._lock:
-            if grammar not in self._kept and len(grammar.text) <= MAX_KEPT_TEXT:
+            if (late or grammar not in self._kept) and len(grammar.text) <= MAX_KEPT_TEXT:
+                self._kept_text += 0 if grammar in self._kept else len(grammar.text)
                 self._kept[grammar] = outcome
-                self._kept_text += len(grammar.text)
             while len(self._kept) > MAX_KEPT or self._kept_text > MAX_KEPT_TEXT:
                 forgotten, _ = self._kept.popitem(last=False)
                 self._kept_text -= len(forgotten.text)

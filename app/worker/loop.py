@@ -7,17 +7,17 @@ Schmidt et al. 2000): a lone request is read, computed and answered by one threa
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from app.engine.jobs import Grammar, LatentJob, Sampling, SequenceJob, WorkerConfig
+from app import heap
+from app.engine.jobs import Condition, Grammar, LatentJob, RefineJob, Sampling, SequenceJob, WorkerConfig
 from app.engine.link import Frame, FrameReader, pack
 from app.engine.marks import Marks
 from app.worker import registry
@@ -25,9 +25,9 @@ from app.worker.continuous import ContinuousBatcher
 from app.worker.dispatch import Dispatcher, Mark, Result, Tick, unmarked
 from app.worker.dynamic import DynamicBatcher
 from app.worker.faults import UNUSABLE, DeviceLost
+from app.worker.refining import RefiningBatcher
 
 CHUNK = 1 << 20
-GC_THRESHOLD = (10_000, 10, 50)  # rarer, for what is queued is no garbage
 
 log = logging.getLogger("genserve.worker")
 
@@ -82,15 +82,17 @@ class WorkerLoop:
             self._lose_device()
             return self._status
         self._lanes, self._dispatcher = loaded.lanes, Dispatcher(loaded.lanes)
-        for lane in loaded.lanes.values():
-            if isinstance(lane, ContinuousBatcher):
-                lane.wake = self._wake
-        gc.collect()
-        gc.freeze()  # a full collection with torch imported takes tens of milliseconds
-        gc.set_threshold(*GC_THRESHOLD)
+        writers = [lane for lane in loaded.lanes.values() if isinstance(lane, ContinuousBatcher)]
+        for lane in writers:
+            lane.wake = self._wake
+        heap.settle()
         models = [dataclasses.asdict(model) for model in loaded.models]
         self._send({"type": "ready", "models": models, "runtime": dataclasses.asdict(loaded.runtime)})
+        for lane in writers:
+            lane.warm_up()
         self._serve(loaded.threads)
+        for lane in writers:
+            lane.close()
         return self._status
 
     def _receive_config(self) -> WorkerConfig | None:
@@ -187,13 +189,13 @@ class WorkerLoop:
             if result.limit is not None:
                 self._bound(tick.name, result.limit)
             if self._dispatcher.finish(tick, result.seconds):
-                self._send_slots(tick.name)
+                self._send_slots(tick.name)  # of a lane that has slots, it may have changed them
         return self._begin() if self._leader.locked() else None
 
     def _bound(self, name: str, rows: int) -> None:
         """Make no larger batches of a model than fit into memory."""
         lane = self._lanes[name]
-        assert isinstance(lane, DynamicBatcher)
+        assert isinstance(lane, DynamicBatcher | RefiningBatcher)
         if lane.bound(rows):
             log.warning("%s ran out of memory; its batches hold %d rows at most from now on", name, rows)
             self._send({"type": "limit", "model": name, "rows": rows})
@@ -221,11 +223,12 @@ class WorkerLoop:
         match frame.type:
             case "submit":
                 arrays = iter(frame.arrays)
-                for number, model, client, deadline in frame.header["jobs"]:
-                    self._submit(number, LatentJob(model, next(arrays), next(arrays), client, deadline))
+                for number, model, *rest in frame.header["jobs"]:
+                    self._submit(number, _latent_job(model, arrays, *rest))
             case "sequences":
+                conditions = iter(frame.arrays)
                 for number, raw in frame.header["jobs"]:
-                    self._submit(number, _sequence_job(raw))
+                    self._submit(number, _sequence_job(raw, conditions))
             case "cancel":
                 self._cancel(set(frame.header["jobs"]))
             case "ping":
@@ -240,6 +243,9 @@ class WorkerLoop:
         if isinstance(lane, DynamicBatcher):
             assert isinstance(job, LatentJob)
             lane.submit(number, job)
+        elif isinstance(lane, RefiningBatcher):
+            assert isinstance(job, RefineJob)
+            self._dispatcher.say(job.model, partial(lane.submit, number, job))
         else:
             assert isinstance(job, SequenceJob)
             self._dispatcher.say(job.model, partial(lane.submit, number, job))
@@ -247,22 +253,33 @@ class WorkerLoop:
     def _cancel(self, numbers: set[int]) -> None:
         for name, lane in self._lanes.items():
             done = self._dispatcher.say(name, partial(lane.cancel, numbers))
-            if done and isinstance(lane, ContinuousBatcher):  # no tick may follow that would tell
+            if done:  # no tick may follow that would tell
                 self._send_slots(name)
 
     def _send_slots(self, name: str) -> None:
+        """How many slots of a lane are in use, where it has any."""
         lane = self._lanes[name]
-        assert isinstance(lane, ContinuousBatcher)
-        self._send({"type": "slots", "model": name, "busy": lane.busy})
+        if isinstance(lane, ContinuousBatcher):
+            self._send({"type": "slots", "model": name, "busy": lane.busy})
 
     def _send(self, header: Mapping[str, Any], *arrays: Any) -> None:
         for buffer in pack(header, arrays):
             self._sock.sendall(buffer)
 
 
-def _sequence_job(raw: Mapping[str, Any]) -> SequenceJob:
-    """A job as it came over the link, where tuples have become lists and dataclasses maps."""
+def _latent_job(model: str, arrays: Iterator[Any], client: str, deadline: float, steps: int = 0) -> LatentJob:
+    """A job as it came over the link; one with steps brings more arrays than one without."""
+    inputs, labels = next(arrays), next(arrays)
+    if not steps:
+        return LatentJob(model, inputs, labels, client, deadline)
+    return RefineJob(model, inputs, labels, client, deadline, steps, next(arrays), next(arrays), next(arrays))
+
+
+def _sequence_job(raw: Mapping[str, Any], conditions: Iterator[Condition]) -> SequenceJob:
+    """A job as it came over the link, where tuples have become lists, dataclasses maps, and an array follows."""
     sampling = {**raw["sampling"], "bias": tuple((token, value) for token, value in raw["sampling"]["bias"])}
     tuples = {name: tuple(raw[name]) for name in ("prompt", "stop_tokens")}
     grammar = raw.get("grammar") and Grammar(**raw["grammar"])
-    return SequenceJob(**{**raw, **tuples, "sampling": Sampling(**sampling), "grammar": grammar})
+    condition = next(conditions) if raw["condition"] else None
+    fields = {**raw, **tuples, "sampling": Sampling(**sampling), "grammar": grammar, "condition": condition}
+    return SequenceJob(**fields)

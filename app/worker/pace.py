@@ -3,6 +3,7 @@
 from app.worker.pieces import CHUNK
 
 STEPS = 8  # steps of one tick: one copy and one wake-up for all of them
+SAMPLE_STEPS = 256  # the same where nobody reads single tokens: codes of pictures, samples of sound
 HURRIED_STEPS = 2  # while somebody waits for a first token
 TICK_SECONDS = 0.03  # what a tick should stay under
 LONE_TICK_SECONDS = 0.25  # of prompts, while nobody's tokens wait for its end
@@ -19,14 +20,15 @@ class Pace:
         token_seconds: of one token, in calls that read as many as a piece at least.
     """
 
-    def __init__(self, step_seconds: float, token_seconds: float) -> None:
-        """As measured at warm-up."""
+    def __init__(self, step_seconds: float, token_seconds: float, most_steps: int = STEPS) -> None:
+        """As measured at warm-up; a tick has `most_steps` at most."""
         self.step_seconds, self.token_seconds = step_seconds, token_seconds
+        self._most_steps = most_steps
 
     def steps(self, longest: int, *, hurried: bool) -> int:
         """Steps of a tick: so many that it stays short, and no more than the longest sequence still needs."""
         fitting = int(TICK_SECONDS / max(self.step_seconds, 1e-6))
-        return max(1, min(HURRIED_STEPS if hurried else STEPS, longest, fitting))
+        return max(1, min(HURRIED_STEPS if hurried else self._most_steps, longest, fitting))
 
     def tokens(self, *, alone: bool) -> int:
         """Tokens of prompts that a tick reads: a piece at least; more when nobody waits for its end."""

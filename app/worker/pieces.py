@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engine.jobs import Condition
 from app.worker.row import Row
 
 CHUNK = 64  # positions between two edges: one such piece and one step make a tick each while others wait for tokens
@@ -26,6 +27,7 @@ class Piece:
         start: position of its first token; what comes before has been read.
         end: position behind its last token; `start` when all has been read, or was taken over.
         row: of the prompt's last piece, what its first token is drawn with; None of any other.
+        condition: what the model is told besides tokens; None for its default.
     """
 
     slot: int
@@ -33,6 +35,7 @@ class Piece:
     start: int
     end: int
     row: Row | None
+    condition: Condition | None = None
 
     @property
     def length(self) -> int:

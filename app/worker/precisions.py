@@ -1,9 +1,11 @@
 """Which precision a model is served in on a device: what the operator asks for, where it can be had.
 
-Knows names, precisions and devices; knows nothing of files or requests.
+Knows names, precisions, devices and what a card says; knows nothing of files or requests.
 """
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +13,8 @@ from torch import nn
 from app.dtypes import Dtype, Dtypes
 from app.worker import packing
 from models.precision import PACKED_ONLY, Precision, PrecisionError, is_packable
+
+log = logging.getLogger("genserve.worker")
 
 
 def resolve(name: Dtype, device: torch.device) -> Precision:
@@ -56,3 +60,24 @@ def for_text(dtypes: Dtypes, name: str, network: nn.Module, device: torch.device
     if asked in PACKED_ONLY and name in dtypes.named:
         raise PrecisionError(f"{name}: {type(network).__name__} has no embedding and head to pack: fp32 or bf16 only")
     return "bf16" if asked == "bf16" else "fp32"
+
+
+def check_card(name: str, chosen: Precision, card: Mapping[str, Any]) -> None:
+    """Refuse a precision that costs a language model too much by its own card; say so where few bits were not measured.
+
+    Raises:
+        PrecisionError: the card says that it is not to be served.
+    """
+    match card:
+        case {"precision": {"precisions": dict(measured)}}:
+            said = measured.get(chosen)
+        case _:
+            said = None
+    match said:
+        case {"served": False, **rest}:
+            cost = f"too much perplexity ({rest.get('ratio', '?')} times as much)"
+            raise PrecisionError(f"{name}: by its card {chosen} costs {cost}: give it another precision")
+        case {"served": True}:
+            pass
+        case _ if chosen in PACKED_ONLY:
+            log.warning("%s: its card does not say what %s costs; training.perplexity measures it", name, chosen)

@@ -89,7 +89,8 @@ class Progress:
     def piece(self, slot: int) -> Piece:
         """What its slot has to read next; nothing but a token to draw, when all was taken over."""
         end = self.read + self.piece_length
-        return Piece(slot, self.prompt, self.read, end, self.row if end == len(self.prompt) else None)
+        row = self.row if end == len(self.prompt) else None
+        return Piece(slot, self.prompt, self.read, end, row, self.job.condition)
 
     def start_over(self) -> None:
         """Run again from the beginning; the same job gives the same tokens, so what was sent is not sent again."""

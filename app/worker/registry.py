@@ -19,21 +19,25 @@ from torch import nn
 from app.dtypes import Dtypes, parse
 from app.engine.jobs import MAX_STYLES, ModelInfo, Runtime, WorkerConfig, encoder_of
 from app.text import Tokenizer
-from app.worker import precisions
+from app.worker import decoders, precisions
 from app.worker.continuous import ContinuousBatcher
 from app.worker.device import is_lost
 from app.worker.dynamic import DynamicBatcher
 from app.worker.encoder import EncodingRunner
 from app.worker.faults import DeviceLost
 from app.worker.grammars import Grammars
+from app.worker.pace import SAMPLE_STEPS
+from app.worker.refiners import refining_lanes
+from app.worker.refining import RefiningBatcher
 from app.worker.runner import LatentRunner, ModelFault
 from app.worker.sequences import SequenceRunner, state_bytes
 from app.worker.threads import compute_with, on_threads
-from models import LATENT_MODELS, checkpoint, precision
+from models import LATENT_MODELS, checkpoint, controls, precision
 from models.calibration import SAMPLE
 from models.checkpoint import Checkpoint, CheckpointError, Kind, ModelConfig, TokenizerFile
+from models.critic import Critic
 from models.precision import PACKED_ONLY, TORCH_DTYPES, Precision, PrecisionError
-from models.protocols import EncodingModel, LatentModel, SequenceModel, StyledModel
+from models.protocols import CodeModel, EncodingModel, LatentModel, SequenceModel, StyledModel
 
 LATENT_BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
 # Of a sequence model's weight; more than its bits, since a head that is the embedding is packed besides.
@@ -46,7 +50,7 @@ MAX_ORDER = 1 << 16  # bytes of it
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
-Lane = DynamicBatcher | ContinuousBatcher
+Lane = DynamicBatcher | ContinuousBatcher | RefiningBatcher
 
 log = logging.getLogger("genserve.worker")
 
@@ -101,6 +105,10 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
             log.error("skipped: %s", error)
             info = ModelInfo(name=folder.name, error=str(error))
         infos.append(info)
+    try:
+        infos = decoders.joined(infos, skip=config.skip_broken)
+    except ModelFault as error:
+        raise RegistryError(str(error)) from error
     if not lanes:
         raise RegistryError(f"{config.weights}: no model could be loaded")
     return Loaded(lanes, infos, describe(device), threads)
@@ -256,13 +264,14 @@ def _bytes_needed(name: str, config: ModelConfig, dtypes: Dtypes, device: torch.
     """Bytes of the served weights, at most."""
     parameters = config.size // 2  # stored in 16 bits
     if config.kind == "latent":
-        return parameters * LATENT_BYTES_A_PARAMETER * (2 if _encodes(config.architecture) else 1)
+        critic = 0 if config.critic is None else config.critic.size // 2
+        return (parameters * _copies(config.architecture) + critic) * LATENT_BYTES_A_PARAMETER
     return int(parameters * BYTES_A_PARAMETER[precisions.resolve(dtypes.of(name), device)])
 
 
-def _encodes(architecture: str) -> bool:
-    """Whether a model of this architecture is kept twice: an encoder is prepared on a copy of its own."""
-    return hasattr(LATENT_MODELS.get(architecture), "encode")
+def _copies(architecture: str) -> int:
+    """How often a model of this architecture is kept: prepared to decode, as it is for gradients, and to encode."""
+    return 3 if hasattr(LATENT_MODELS.get(architecture), "encode") else 2
 
 
 def _load_lanes(
@@ -284,16 +293,21 @@ def _load_lanes(
         parameters=loaded.parameters,
         created=int((folder / checkpoint.WEIGHTS_FILE).stat().st_mtime),
         labels=loaded.config.labels,
+        output=loaded.config.output,
+        controls=loaded.config.controls,
+        critic="" if loaded.config.critic is None else loaded.config.critic.sha256,
         card=loaded.config.card,
     )
     try:
         if loaded.config.kind == "latent":
             chosen = precisions.for_pictures(dtypes, loaded.name, device)
-            return _latent_lanes(loaded.model.to(device), described, device, config, chosen)
+            critic = checkpoint.load_critic(folder, loaded.config)
+            return _latent_lanes(loaded.model.to(device), critic, described, device, config, chosen)
         chosen = precisions.for_text(dtypes, loaded.name, loaded.model, device)
+        precisions.check_card(loaded.name, chosen, loaded.config.card)
         lane, info = _sequence_lane(loaded, described, device, config, chosen, interrupted, folder)
         return {info.name: lane}, info
-    except (RegistryError, PrecisionError):
+    except (RegistryError, PrecisionError, CheckpointError):
         raise
     except Exception as error:  # the network, the operator's own among them, may raise anything
         if is_lost(error, device):
@@ -302,7 +316,12 @@ def _load_lanes(
 
 
 def _latent_lanes(
-    model: nn.Module, info: ModelInfo, device: torch.device, config: WorkerConfig, chosen: Precision
+    model: nn.Module,
+    critic: Critic | None,
+    info: ModelInfo,
+    device: torch.device,
+    config: WorkerConfig,
+    chosen: Precision,
 ) -> tuple[dict[str, Lane], ModelInfo]:
     _check_attributes(model, info)
     assert isinstance(model, LatentModel)
@@ -317,11 +336,13 @@ def _latent_lanes(
         latent_shape=tuple(model.latent_shape),
         styles=model.styles if isinstance(model, StyledModel) else 0,
         num_classes=model.num_classes,
+        codes=model.num_codes if isinstance(model, CodeModel) else 0,
         image_shape=runner.image_shape,
         buckets=runner.buckets,
         seconds=runner.seconds,
     )
-    lanes: dict[str, Lane] = {info.name: DynamicBatcher(runner, alone=runner.threads > 1)}
+    refining, measured = refining_lanes(model, critic, runner, measured, config.max_batch)
+    lanes: dict[str, Lane] = {info.name: DynamicBatcher(runner, alone=runner.threads > 1), **refining}
     if not isinstance(model, EncodingModel):
         return lanes, measured
     encoder = EncodingRunner(model, runner, device, config.max_batch, threads)
@@ -341,6 +362,7 @@ def _check_attributes(model: nn.Module, info: ModelInfo) -> None:
         raise ModelFault(f"{info.architecture} lacks latent_shape, num_classes or decode")
     if info.labels and len(info.labels) != model.num_classes:
         raise ModelFault(f"{len(info.labels)} labels where the network has {model.num_classes} classes")
+    controls.check_latent(info.controls, model.latent_shape)
     if isinstance(model, StyledModel):
         shape, styles = tuple(model.latent_shape), model.styles
         if not 2 <= styles <= MAX_STYLES or len(shape) != 2 or shape[0] != styles:
@@ -356,13 +378,13 @@ def _sequence_lane(
     interrupted: Callable[[], bool],
     folder: Path,
 ) -> tuple[Lane, ModelInfo]:
-    tokenizer = _check_tokenizer(loaded, info, folder)
+    tokenizer = _read_tokenizer(loaded, info, folder)
     threads = sequence_threads(info.parameters, compute_threads(config, device))
-    sample = Tokenizer(folder / checkpoint.TOKENIZER_FILE).encode(SAMPLE) if chosen in PACKED_ONLY else []
+    texts = info.task == "text"
+    sample = tokenizer.encode(SAMPLE) if tokenizer is not None and chosen in PACKED_ONLY and texts else []
     model = on_threads(threads, lambda: _in_precision(loaded.model, chosen, sample, device))
     slots = _slots_that_fit(info.name, state_bytes(model.init_state(1)), device, config)
     runner = SequenceRunner(model, device, slots, threads)
-    stops = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     template = loaded.config.chat_template
     measured = dataclasses.replace(
         info,
@@ -374,13 +396,27 @@ def _sequence_lane(
         slots=runner.slots,
         buckets=runner.buckets,
         seconds=(runner.step_seconds,),
-        tokenizer=str(folder / checkpoint.TOKENIZER_FILE),
-        stop_tokens=tuple(dict.fromkeys((*stops, *tokenizer.stop_token_ids))),
-        start_tokens=tokenizer.start_token_ids,
+        condition_length=runner.condition_length,
+        **_tokenizer_fields(loaded.config.tokenizer, folder),
         chat_template="" if template is None else str(folder / checkpoint.TEMPLATE_FILE),
     )
+    decoders.check_output(measured)
+    if not texts:
+        return ContinuousBatcher(runner, interrupted, most_steps=SAMPLE_STEPS), measured
     grammars = Grammars(folder / checkpoint.TOKENIZER_FILE, model.vocab_size, measured.stop_tokens)
     return ContinuousBatcher(runner, interrupted, grammars), measured
+
+
+def _tokenizer_fields(tokenizer: TokenizerFile | None, folder: Path) -> dict[str, Any]:
+    """What a description says of a tokenizer; nothing where there is none."""
+    if tokenizer is None:
+        return {}
+    stops = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return {
+        "tokenizer": str(folder / checkpoint.TOKENIZER_FILE),
+        "stop_tokens": tuple(dict.fromkeys((*stops, *tokenizer.stop_token_ids))),
+        "start_tokens": tokenizer.start_token_ids,
+    }
 
 
 def _slots_that_fit(name: str, size: int, device: torch.device, config: WorkerConfig) -> int:
@@ -396,16 +432,19 @@ def _slots_that_fit(name: str, size: int, device: torch.device, config: WorkerCo
     return min(fit, config.max_slots)
 
 
-def _check_tokenizer(loaded: Checkpoint, info: ModelInfo, folder: Path) -> TokenizerFile:
-    """The tokenizer of a sequence model; what is no sequence model, or can't take its tokens, is refused."""
-    model, tokenizer = loaded.model, loaded.config.tokenizer
+def _read_tokenizer(loaded: Checkpoint, info: ModelInfo, folder: Path) -> Tokenizer | None:
+    """The tokenizer of a sequence model, if it has one; what is no such model, or can't take its tokens, is refused."""
+    model, file = loaded.model, loaded.config.tokenizer
     if not isinstance(model, SequenceModel):
         raise ModelFault(f"{info.architecture} lacks vocab_size, max_length, init_state, prefill or step")
-    if tokenizer is None:
+    if file is None and info.task == "speech":
+        return None
+    if file is None:
         raise ModelFault("a sequence model needs a tokenizer.json")
-    if (ids := Tokenizer(folder / checkpoint.TOKENIZER_FILE).ids) > model.vocab_size:
+    tokenizer = Tokenizer(folder / checkpoint.TOKENIZER_FILE)
+    if tokenizer.ids > model.vocab_size:
         raise ModelFault(
-            f"{checkpoint.TOKENIZER_FILE} has token ids up to {ids - 1}; the network knows {model.vocab_size}"
+            f"{checkpoint.TOKENIZER_FILE} has token ids up to {tokenizer.ids - 1}; the network knows {model.vocab_size}"
         )
     return tokenizer
 

@@ -20,7 +20,7 @@ from app.worker import packing
 from app.worker.device import tell_apart
 from app.worker.flops import FlopCounter
 from app.worker.threads import compute_with, on_threads
-from models.protocols import LatentModel
+from models.protocols import CodeModel, LatentModel
 
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
 IMAGE_CHANNELS = (1, 3, 4)
@@ -51,6 +51,11 @@ class ExactRunner:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
 
     def _as_input(self, rows: Rows) -> Tensor:
         """Rows as the network takes them, on the device."""
@@ -83,9 +88,9 @@ class ExactRunner:
         """The smallest bucket that holds so many rows."""
         return next(size for size in self.buckets if size >= rows)
 
-    def _warm_up(self, rows: Rows, labels: Labels, largest: int) -> None:
-        """Run every bucket up to the largest, keep the exact ones and measure them."""
-        self.buckets = self._exact_buckets(powers_of_two(largest), rows, labels)
+    def _warm_up(self, rows: Rows, labels: Labels, sizes: Sequence[int]) -> None:
+        """Run buckets of these sizes, ascending, keep the exact ones and measure them."""
+        self.buckets = self._exact_buckets(sizes, rows, labels)
         self.seconds = tuple(self._measure(rows[:size], labels[:size]) for size in self.buckets)
 
     def _forward(self, rows: Rows, labels: Labels) -> Tensor:
@@ -165,13 +170,15 @@ class LatentRunner(ExactRunner):
         compute_with(1)
         rows = max(PROBE_ROWS, max_batch)
         probe = np.random.Generator(np.random.Philox(key=0))
-        latents = probe.standard_normal((rows, *model.latent_shape), np.float32)
+        latents = _draw(probe, rows, model)
+        if isinstance(model, CodeModel):
+            dtype = torch.float32  # fewer bits don't hold large whole numbers
         labels = probe.integers(max(model.num_classes, 1), size=rows)
         self._model, self.dtype = self._prepared(model, dtype, latents[:PROBE_ROWS], labels[:PROBE_ROWS])
         self.image_shape = self._check_output(latents, labels)
         flops = count_flops(model, torch.from_numpy(latents[:1]).to(device), labels[:1])
         self.threads = threads if flops > SHARED_FLOPS else 1
-        self._warm_up(latents, labels, min(max_batch, most_rows(math.prod(self.image_shape))))
+        self._warm_up(latents, labels, powers_of_two(min(max_batch, most_rows(math.prod(self.image_shape)))))
 
     def _as_input(self, rows: Latents) -> Tensor:
         return torch.from_numpy(rows).to(self._device, self.dtype, non_blocking=True)
@@ -211,6 +218,14 @@ def count_flops(model: nn.Module, rows: Tensor, labels: Labels) -> int:
     with torch.inference_mode(), FlopCounter() as counter:
         model.decode(rows, torch.from_numpy(labels).to(rows.device))  # type: ignore[operator]  # a LatentModel
     return int(counter.total)
+
+
+def _draw(probe: np.random.Generator, rows: int, model: LatentModel) -> Latents:
+    """Latents like those that are going to come: [rows, *latent_shape]."""
+    shape = (rows, *model.latent_shape)
+    if isinstance(model, CodeModel):
+        return probe.integers(model.num_codes, size=shape).astype(np.float32)
+    return probe.standard_normal(shape, np.float32)
 
 
 def most_rows(row_bytes: int) -> int:

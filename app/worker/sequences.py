@@ -23,7 +23,7 @@ from app.worker.row import Row
 from app.worker.runner import ModelFault
 from app.worker.tally import Tally
 from app.worker.threads import on_threads
-from models.protocols import PrefixModel, SequenceModel
+from models.protocols import ConditionedModel, PrefixModel, SequenceModel
 
 T = TypeVar("T")
 
@@ -33,7 +33,9 @@ class SequenceRunner:
 
     Attributes:
         slots: how many sequences run at once.
-        keeps: whether slots keep what they read by position, so that prompts can be left half read and taken over.
+        keeps: whether slots keep what they read by position, so that prompts can be left half read.
+        shares: whether they can be taken over too: what was told besides tokens is part of what was read.
+        condition_length: most numbers that a sequence may be told besides tokens.
         buckets: row counts that give every row the same bits as all slots at once, ascending.
         spans: prefix lengths likewise, ascending; the last is the model's max_length.
         packs_from: tokens of the shortest piece that may be read in one call with others.
@@ -53,6 +55,8 @@ class SequenceRunner:
         self._model, self._device, self._threads = model, device, threads
         self.vocab_size, self.max_length = model.vocab_size, model.max_length
         self.keeps = isinstance(model, PrefixModel)
+        self.condition_length = model.condition_length if isinstance(model, ConditionedModel) else 0
+        self.shares = self.keeps and not self.condition_length
         try:
             on_threads(threads, lambda: self._warm_up(slots))
         except (RuntimeError, IndexError, ValueError, TypeError, MemoryError) as error:
@@ -130,7 +134,7 @@ class SequenceRunner:
         Raises:
             MemoryError, DeviceLost, Exception: as in `read`.
         """
-        zeros = np.zeros(max(1, self._written[slot]), np.int64)
+        zeros = np.zeros(max(1, self._written[slot]) if self.keeps else 1, np.int64)
         self._on_device(lambda: self._read_all(slot, zeros))
         self.forget(slot)
 
@@ -161,6 +165,9 @@ class SequenceRunner:
     def _prefill(self, pieces: list[Piece]) -> None:
         if not pieces:
             return
+        for piece in pieces:
+            if piece.start == 0:
+                self._tell(piece)
         logits = prefill(self._model, self._device, pieces, self._state)
         if self._last is None:
             self._last = logits.new_zeros(self.slots, self.vocab_size)
@@ -168,6 +175,22 @@ class SequenceRunner:
         self._last[slots] = logits
         self._kept[slots] = ends
         self._written[slots] = np.maximum(self._written[slots], ends)
+
+    def _tell(self, piece: Piece) -> None:
+        """Tell the network what a sequence is told besides tokens, before its first piece.
+
+        One by one and always as wide, so that no bit depends on company.
+
+        Raises:
+            ValueError: these are more numbers than the network takes.
+        """
+        told = np.empty(0, np.float32) if piece.condition is None else piece.condition
+        if len(told) > self.condition_length:
+            raise ValueError(f"{len(told)} numbers of a condition, where the model takes {self.condition_length}")
+        if isinstance(self._model, ConditionedModel):
+            row = np.zeros((1, self.condition_length), np.float32)
+            row[0, : len(told)] = told
+            self._model.condition(torch.from_numpy(row).to(self._device), [len(told)], [piece.slot], self._state)
 
     def _read_all(self, slot: int, prompt: Tokens) -> None:
         end = 0

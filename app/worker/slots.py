@@ -20,7 +20,7 @@ class Memory(Protocol):
     """What is done to the memory behind slots."""
 
     slots: int
-    keeps: bool
+    shares: bool
 
     def take_over(self, source: int, target: int, length: int) -> None: ...  # noqa: D102
     def forget(self, slot: int) -> None: ...  # noqa: D102
@@ -64,7 +64,7 @@ class Slots:
 
     def place(self, sequence: Progress) -> None:
         """Give a sequence the lowest free slot."""
-        sequence.follows = self._leader(sequence, self.reading) if self._memory.keeps else None
+        sequence.follows = self._leader(sequence, self.reading) if self._memory.shares else None
         self._sequences[self._sequences.index(None)] = sequence
 
     def release(self, slot: int) -> None:
@@ -104,7 +104,7 @@ class Slots:
 
     def remember(self, piece: Piece) -> None:
         """A piece was read into its slot."""
-        if self._memory.keeps:
+        if self._memory.shares:
             self._prefixes.remember(piece.slot, piece.prompt[: piece.end], ended=piece.row is not None)
 
     def begin(self) -> int:
@@ -135,7 +135,7 @@ class Slots:
         sequence.begun, sequence.follows = True, None
         if slot in self._soiled:
             self._scrub(slot)
-        if not self._memory.keeps:
+        if not self._memory.shares:
             return 0
         source, length = self._prefixes.best(sequence.prompt, slot)
         if source != slot or not length:

@@ -10,7 +10,7 @@ from app.engine.jobs import Chunk, Grammar, Logprob, ModelInfo, Sampling
 from app.engine.stream import TokenStream
 from app.errors import GenserveError, InvalidField
 from app.latents import MAX_SEED
-from app.schemas import MAX_CHOICES
+from app.schemas.text import MAX_CHOICES
 from tests import fake_sequences as fakes
 
 

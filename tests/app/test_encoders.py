@@ -45,6 +45,16 @@ async def test_result_and_learning(made):
     assert made._pixel_seconds["png"] != encoders.FIRST_GUESS["png"]
 
 
+def test_many_small_files_do_not_make_large_ones_look_slow(made):
+    """A file of a few pixels takes many times as long a pixel."""
+    for _ in range(1000):
+        made._learn("webp-animation", 1e-2, 128)
+    assert made.reserve(10_000_000, "webp-animation", Terms()) < 6.0
+    for _ in range(20):
+        made._learn("webp-animation", 10.0, 10_000_000)
+    assert made.reserve(10_000_000, "webp-animation", Terms(seconds=100.0)) == pytest.approx(10.0, rel=0.01)
+
+
 async def test_what_comes_too_late_is_learned_from_too(made):
     """Else a machine that has become slow would go on promising what it can't keep."""
     gate, before = threading.Event(), made._pixel_seconds["upload"]

@@ -20,7 +20,10 @@ from app.codecs import MAX_WEBP_SIDE
 from app.engine.jobs import LatentJob, ModelInfo
 from app.errors import InvalidField
 from app.plan import Plan, plan_images
-from app.schemas import ImageRequest, OpenAICompletionRequest, OpenAIImageRequest, TextRequest
+from app.schemas.completions import OpenAICompletionRequest
+from app.schemas.images import ImageRequest
+from app.schemas.openai import OpenAIImageRequest
+from app.schemas.text import TextRequest
 from app.service import Generated
 from app.worker import registry
 from models import checkpoint

@@ -141,3 +141,14 @@ def test_a_walk_through_the_middle_of_the_sphere_is_finite():
     a = np.ones((2, 4), np.float32)
     path = latents.interpolate_styled(a, -a, 3)
     assert np.isfinite(path).all()
+
+
+def test_the_noise_of_steps_is_a_function_of_seed_and_step_and_none_of_the_latent_s_numbers():
+    first = latents.step_noise(7, 0, (1000,))
+    np.testing.assert_array_equal(latents.step_noise(7, 0, (1000,)), first)
+    drawn, _ = latents.from_seed(7, (1000,), 10)
+    others = [drawn, latents.step_noise(7, 1, (1000,)), latents.step_noise(8, 0, (1000,))]
+    assert all(abs(np.corrcoef(first, other)[0, 1]) < 0.15 for other in others)
+    np.testing.assert_array_equal(latents.from_seed(7, (1000,), 10)[0], drawn)
+    assert abs(first.mean()) < 0.1
+    assert abs(first.std() - 1) < 0.1

@@ -11,7 +11,7 @@ from app import latents
 from app.engine.jobs import ModelInfo
 from app.errors import InvalidField
 from app.plan import digest, plan_images, require_label, resolve_label
-from app.schemas import ImageRequest
+from app.schemas.images import ImageRequest
 
 INFO = ModelInfo("m", digest="0" * 64, latent_shape=(2, 3), num_classes=4, labels=("a", "b", "c", "d"))
 STYLED = ModelInfo("s", digest="2" * 64, latent_shape=(5, 8), styles=5, num_classes=4)

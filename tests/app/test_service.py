@@ -1,14 +1,11 @@
-"""Which model a request means, and how long it has."""
-
-import asyncio
+"""Which model a request means."""
 
 import pytest
 
 from app.engine.engine import Engine
 from app.engine.jobs import ModelInfo, WorkerConfig
-from app.engine.terms import Terms
-from app.errors import DeadlineExceeded, ModelNotFound
-from app.service import Service, _left
+from app.errors import ModelNotFound
+from app.service import Service
 from app.telemetry import Telemetry
 
 INFO = ModelInfo("m", digest="0" * 64, latent_shape=(2, 3), num_classes=4, labels=("a", "b", "c", "d"))
@@ -47,8 +44,17 @@ def test_the_first_model_that_encodes(service):
         service.encoding_model("m")
 
 
-async def test_what_is_done_in_steps_has_one_deadline():
-    now = asyncio.get_running_loop().time()
-    assert 0 < _left(Terms(seconds=60.0), now + 5.0).seconds <= 5.0
-    with pytest.raises(DeadlineExceeded, match="not there in 60 s"):
-        _left(Terms(seconds=60.0), now - 0.1)
+def test_the_first_model_for_a_prompt(service):
+    """With a prompt the first that draws captions; decoders of codes come last, and are never for text."""
+    codes, scribe = ModelInfo("codes", codes=9), ModelInfo("scribe", kind="sequence", output={"kind": "image"})
+    voice = ModelInfo("voice", kind="sequence", output={"kind": "audio"})
+    service.engine.models = {"codes": codes, "scribe": scribe, "voice": voice, "m": INFO}
+    assert (service.picture_model(None), service.picture_model(None, "a dog")) == (INFO, scribe)
+    assert (service.picture_model("codes", "a dog"), service.picture_model("m", "")) == (codes, INFO)
+    for name in ("voice", "nobody"):
+        with pytest.raises(ModelNotFound, match=r"\(served: codes, scribe, m\)"):
+            service.picture_model(name)
+    with pytest.raises(ModelNotFound, match=r"that makes text is served \(served: none\)"):
+        service.engine.model(None, "text")
+    del service.engine.models["m"], service.engine.models["scribe"]
+    assert service.picture_model(None, "a dog") == codes

@@ -44,7 +44,7 @@ def test_a_server_has_started_when_it_completes_and_ends_with_all_its_children(l
         tree = server.descendants(running.pid)
         assert len(tree) == 2
         assert running.resident > 2 * 4_000_000  # two interpreters
-        assert running.first_seconds > 3 * text_servers.PAUSE
+        assert running.first_seconds > 3 * server.PAUSE
         assert running.target.url.startswith("http://127.0.0.1:")
     time.sleep(0.1)  # init collects the orphan
     assert not any(proc(Path(f"/proc/{pid}/cmdline")) for pid in tree)
@@ -62,8 +62,8 @@ def test_a_server_that_ends_is_no_server():
 
 
 def test_a_server_that_refuses_for_ever_is_told_of(monkeypatch):
-    monkeypatch.setattr(text_servers, "START_SECONDS", 3.0)
-    told = r"no completion within 3 s, last answer 503: b'\{\}'"
+    monkeypatch.setattr(server, "START_SECONDS", 3.0)
+    told = r"fake-one did not start within 3 s, last answer 503: b'\{\}'"
     with pytest.raises(server.ServerError, match=told), text_servers.started(fake(1 << 30), PROMPT):
         pass
 

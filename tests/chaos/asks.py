@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from app import wav
 from app.latents import from_seed
 from app.plan import digest
-from tests import fakes
+from tests import fake_outputs, fakes
 from tests.chaos import poison
 
 PICTURES, TEXT, ENCODE = "/v1/images/generate", "/v1/text/complete", "/v1/images/encode"
+SPEECH = "/v1/audio/generate"
 SIDE = 4  # of the pictures that "reader" takes
 LARGE = 200  # times as large: files of 640 kB, which the server reads in a thread
 
@@ -42,7 +44,7 @@ class Ask:
     @property
     def stream(self) -> bool:
         """Whether the answer comes as events."""
-        return bool(self.body.get("stream"))
+        return bool(self.body.get("stream")) and self.path != SPEECH
 
     @property
     def sent(self) -> bytes:
@@ -101,6 +103,25 @@ def _shows(file: bytes, expected: NDArray[np.uint8]) -> bool:
     with Image.open(io.BytesIO(file)) as image:
         pixels = np.asarray(image)
     return np.array_equal(pixels.reshape(expected.shape) if pixels.size == expected.size else pixels, expected)
+
+
+def caption(prompt: str, n: int = 1) -> Ask:
+    """Pictures of a caption, the likeliest each time."""
+    body = {"model": "scribe", "prompt": prompt, "temperature": 0.0, "n": n, "seed": 1}
+
+    def own(answer: bytes) -> bool:
+        (expected,) = fake_outputs.painted([fake_outputs.written(prompt)])
+        files = [base64.b64decode(item["base64"]) for item in json.loads(answer)["images"]]
+        return len(files) == n and all(_shows(file, expected) for file in files)
+
+    return Ask(PICTURES, body, own, {"Accept": "application/json"})
+
+
+def speech(text: str, seconds: float = 0.2, *, stream: bool = False) -> Ask:
+    """Sound that rises as its letters say, poisonous or not."""
+    body = {"model": "humming", "prompt": text, "seconds": seconds, "seed": 1, "stream": stream}
+    expected = wav.MU_LAW[fake_outputs.hummed(text, round(seconds * fake_outputs.RATE))].tobytes()
+    return Ask(SPEECH, body, lambda answer: answer.startswith(b"RIFF") and answer[-len(expected) :] == expected)
 
 
 def encode(seed: int, *, first: int | None = None, scale: int = 1) -> Ask:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import models
 from models import checkpoint
-from tests import fake_sequences, fakes
+from tests import fake_outputs, fake_sequences, fakes
 
 # The first number of a latent can be one of these: powers of two, which every precision holds, and which no drawn
 # latent comes near.
@@ -128,6 +128,7 @@ def cycle(last: str, count: int) -> str:
     return "".join(chr(FIRST + (ord(last) - FIRST + 1 + place) % LETTERS) for place in range(count))
 
 
+assert fake_outputs.OUTPUT_SEQUENCES, "registered too: a served process knows no other module"
 ARCHITECTURES: dict[str, type[nn.Module]] = {"poisoned": Poisoned, "wide": Wide, "cycle": Cycle}
 models.LATENT_MODELS.update(poisoned=Poisoned, wide=Wide)
 models.SEQUENCE_MODELS.update(cycle=Cycle)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import checkpoint
-from tests import fakes
+from tests import fake_outputs, fakes
 from tests import serving as plain
 from tests.chaos import poison
 from tests.serving import PATIENCE, Server, alive, is_worker, serving, wait_until
@@ -48,6 +48,9 @@ def write_models(weights: Path) -> Path:
     poison.write(weights, "cycle", max_length=MAX_LENGTH)
     _let_chat(weights / "cycle")
     fakes.write(weights, "reader", "echo-encoder", gate=str(gate(weights)))
+    fake_outputs.write_painter(weights)
+    fake_outputs.write_scribe(weights)
+    fake_outputs.write_humming(weights)
     return weights
 
 

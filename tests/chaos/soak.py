@@ -62,6 +62,8 @@ class Soak:
             (3, self._uploads),
             (3, self._texts),
             (3, self._streams),
+            (2, self._speech),
+            (2, self._captions),
             (1, self._pressed),
             (1, self._bad_bodies),
             (1, self._bad_files),
@@ -128,6 +130,19 @@ class Soak:
         async with clients(self._server.url) as some:
             ask = asks.text(draw.choice(LETTERS), draw.randint(1, 200), mark=mark, stream=True)
             await self._one("streams", some, ask, SERVED | BUSY | STREAMED)
+
+    async def _speech(self) -> None:
+        """A stream of sound has no words for an error: it is broken off."""
+        draw, stream = self._draw, self._draw.random() < 0.5
+        async with clients(self._server.url) as some:
+            ask = asks.speech(draw.choice(LETTERS[:26]) * draw.randint(1, 9), draw.uniform(0.1, 3.9), stream=stream)
+            await self._one("speech", some, ask, SERVED | BUSY | ({"cut 200"} if stream else set()))
+
+    async def _captions(self) -> None:
+        draw = self._draw
+        async with clients(self._server.url) as some:
+            ask = asks.caption(draw.choice(["red dog", "a blue cat", "dog on a cat"]), draw.randint(1, 8))
+            await self._one("captions", some, ask, SERVED | BUSY)
 
     async def _pressed(self) -> None:
         """In a hurry: deadlines from hopeless to easy."""

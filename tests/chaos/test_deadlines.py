@@ -13,10 +13,11 @@ from tests.serving import eventually
 HOLD_SECONDS = 1.2
 
 
+ASKS = [asks.picture(1), asks.text("a", 4), asks.text("a", 4, stream=True), asks.caption("red dog"), asks.speech("ab")]
 NONE = ("", "soon", "0", "-1", "nan", "inf", "3601", "1e9", "1,2", "0x10", "1_0", "१")
 
 
-@pytest.mark.parametrize("ask", [asks.picture(1), asks.text("a", 4), asks.text("a", 4, stream=True)])
+@pytest.mark.parametrize("ask", ASKS)
 async def test_deadlines_that_are_none(server, ask):
     async with clients(server.url) as some:
         outcomes = await some.ask_all(ask.within(given) for given in NONE)
@@ -24,7 +25,7 @@ async def test_deadlines_that_are_none(server, ask):
     assert all(b"X-Request-Timeout" in outcome.body for outcome in outcomes)
 
 
-@pytest.mark.parametrize("ask", [asks.picture(1), asks.text("a", 4), asks.text("a", 4, stream=True)])
+@pytest.mark.parametrize("ask", ASKS)
 async def test_deadlines_that_are_kept(server, ask):
     async with clients(server.url) as some:
         outcomes = await some.ask_all(ask.within(given) for given in ("0.9", "5", "60", "3600"))
@@ -67,6 +68,16 @@ async def test_a_text_that_is_too_late_frees_its_slot(server):
         await eventually(lambda: metric(server, "genserve_slots_busy") == 0)
         assert str(await some.ask(asks.text("b", 10))) == "answered 200"
     assert {str(outcome) for outcome in late} <= {"refused 504 deadline_exceeded", "refused 429 overloaded"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_speech_that_is_too_late_frees_its_slot(server, stream):
+    """Two seconds of work in less than one: of a stream, only the first sample has to be there by then."""
+    async with clients(server.url) as some:
+        outcome = await some.ask(asks.speech("a~", 0.9, stream=stream).within(0.8))
+        await eventually(lambda: metric(server, "genserve_slots_busy") == 0)
+        assert str(await some.ask(asks.speech("b", 0.1))) == "answered 200"
+    assert str(outcome) == ("answered 200" if stream else "refused 504 deadline_exceeded")
 
 
 async def test_a_stream_that_has_begun_in_time_may_last(server):

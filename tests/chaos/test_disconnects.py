@@ -41,7 +41,16 @@ def text_coming(url, reset):
     return leave(url, asks.text("a", 400, mark="\x01Z").raw(), linger=0.2, reset=reset)
 
 
-STAGES = (head_alone, half_a_body, body_sent, answer_coming, stream_coming, text_coming)
+def sound_coming(url, reset):
+    return leave(url, asks.speech("a~", 3.9, stream=True).raw(), read=600, reset=reset)
+
+
+def codes_coming(url, reset):
+    """Gone while one model writes what another was to paint."""
+    return leave(url, asks.caption("red dog", 48).raw(), linger=0.02, reset=reset)
+
+
+STAGES = (head_alone, half_a_body, body_sent, answer_coming, stream_coming, text_coming, sound_coming, codes_coming)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])

@@ -62,6 +62,16 @@ async def test_texts_that_fail(server, mark):
     assert worker(server) == pid
 
 
+async def test_speech_and_captions_that_fail(server):
+    """Each among others of its kind and of all kinds."""
+    pid = worker(server)
+    good = [asks.speech("abc", 0.5), asks.caption("red dog", 3), *TEXTS[:2], *NEIGHBOURS[:2], asks.speech("zz", 0.3)]
+    async with clients(server.url) as some:
+        await check(server, some, [asks.speech("b!", 0.3)], good, "compute_failed")
+        await check(server, some, [asks.caption("raise")], [*good, asks.caption("a blue cat")], "compute_failed")
+    assert worker(server) == pid
+
+
 async def test_a_stream_that_fails_says_so(server):
     async with clients(server.url) as some:
         bad = asks.text("a", 40, mark=fake_sequences.NAN, stream=True)
@@ -103,6 +113,17 @@ async def test_pictures_that_end_the_worker(victim, kinds):
         assert [str(outcome) for outcome in again[:3]] == ["refused 500 kills_worker"] * 3
         assert {str(outcome) for outcome in again[3:]} == {"answered 200"}
     assert (worker(victim), restarts(victim)) == (pid, count)
+
+
+async def test_a_transcript_that_ends_the_worker(victim):
+    """What the others were told goes with them to the next worker."""
+    good = [asks.speech("abc", 0.5), asks.speech("zz z", 0.3), asks.caption("red dog", 2), *TEXTS[:1]]
+    bad = asks.speech("a#", 0.3)
+    async with clients(victim.url) as some:
+        await check(victim, some, [bad], good, "kills_worker")
+        again = await some.ask_all([bad, *good, asks.speech("a", 0.3)])
+    assert str(again[0]) == "refused 500 kills_worker"
+    assert {str(outcome) for outcome in again[1:]} == {"answered 200"}
 
 
 @pytest.mark.parametrize("mark", TEXT_DEADLY.values(), ids=TEXT_DEADLY)

@@ -25,8 +25,8 @@ def heads(request):
 
 
 @pytest.fixture
-def rotary():
-    return Rotary(LENGTH, 8, frequencies(8, 100.0))
+def rotary(heads):
+    return Rotary(LENGTH, heads, frequencies(8, 100.0))
 
 
 def projected(heads, texts=1, seed=0):
@@ -36,7 +36,7 @@ def projected(heads, texts=1, seed=0):
 
 def by_hand(heads, x, rotary):
     """Attention of one text [T, total, dim] by its definition, one head and one position at a time."""
-    turned = rotate(x[:, : -heads.keys], rotary(torch.arange(len(x))))
+    turned = rotate(x, rotary(torch.arange(len(x))))
     out = torch.zeros(len(x), heads.queries, heads.dim)
     for head in range(heads.queries):
         keys = turned[:, heads.queries + head // heads.group]
@@ -123,13 +123,16 @@ def test_a_copied_beginning_is_the_same_bits_and_no_more(heads):
         assert torch.equal(memory[:3], old[:3])
 
 
-def test_turned_heads_depend_on_distances_alone(rotary):
-    q, k = torch.randn(2, 1, 1, 8, generator=torch.Generator().manual_seed(0))
-    at = [rotate(torch.cat([q, k]), rotary(torch.tensor(where))) for where in ([3, 1], [12, 10], [12, 9])]
-    near, far, other = (float((pair[0] * pair[1]).sum()) for pair in at)
+def test_turned_heads_depend_on_distances_alone():
+    heads = Heads(1, 1, 8)
+    rotary = Rotary(LENGTH, heads, frequencies(8, 100.0))
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    at = [rotate(x, rotary(torch.tensor(where))) for where in ([3, 1], [12, 10], [12, 9])]
+    near, far, other = (float(turned[0, 0] @ turned[1, 1]) for turned in at)
     assert near == pytest.approx(far, abs=1e-5)
     assert near != pytest.approx(other, abs=1e-3)
-    assert rotate(q, None) is q
+    assert all(torch.equal(turned[:, 2], x[:, 2]) for turned in at), "values stay"
+    assert rotate(x, None) is x
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_heads_that_do_not_fit_together_are_refused(queries, keys, dim):
 )
 def test_tables_are_bounded(length, dim, said):
     with pytest.raises(ValueError, match=said):
-        Rotary(length, dim, torch.ones(dim // 2))
+        Rotary(length, Heads(2, 1, dim), torch.ones(dim // 2))
 
 
 @pytest.mark.parametrize(("dim", "base"), [(7, 10.0), (8, 0.0), (8, -1.0), (8, math.inf), (8, math.nan)])

@@ -1,5 +1,6 @@
 """Weights folders: what was saved comes back, and whatever is wrong becomes one clear `CheckpointError`."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -77,6 +78,28 @@ def test_digest_covers_all_that_decides_the_output(folder):
     assert len(digests | {config.digest}) == 4
 
 
+def test_controls_are_kept_and_all_but_their_descriptions_is_vouched_for(folder, tmp_path):
+    model, control = checkpoint.load(folder).model, {"index": 1, "min": -2.0, "max": 2.0, "description": "thickness"}
+    plain = checkpoint.read_config(folder)
+    saved = checkpoint.save(tmp_path / "b", model, architecture="conv-gan", config=SMALL, named={"code_0": control})
+    assert checkpoint.load(tmp_path / "b").config == saved
+    assert saved.controls == {"code_0": control}
+    other = [{"code_1": control}, {"code_0": control | {"index": 2}}, {"code_0": control | {"description": "x"}}]
+    digests = [dataclasses.replace(saved, controls=controls).digest for controls in other]
+    assert len({*digests, saved.digest, plain.digest}) == 4
+    assert digests[2] == saved.digest
+    with pytest.raises(ValueError, match=r"controls\.code_0: min must be below max"):
+        checkpoint.save(
+            tmp_path / "c", model, architecture="conv-gan", config=SMALL, named={"code_0": control | {"min": 2}}
+        )
+
+
+def test_controls_of_a_model_without_latents_are_refused(folder):
+    rewrite_config(folder, architecture="gpt", controls={"code_0": {"index": 0, "min": 0, "max": 1}})
+    with pytest.raises(CheckpointError, match="controls: belong to latent models, which gpt is not"):
+        checkpoint.read_config(folder)
+
+
 def test_shared_parameters_are_counted_once():
     class Tied(nn.Module):
         def __init__(self):
@@ -113,6 +136,8 @@ def test_other_networks_can_be_given_by_the_caller(folder):
         (lambda f: rewrite_config(f, labels=3), "config.json", "missing or malformed"),
         (lambda f: rewrite_config(f, labels=[3]), "config.json", "wrong type for labels"),
         (lambda f: rewrite_config(f, card=[]), "config.json", "wrong type for card"),
+        (lambda f: rewrite_config(f, controls=[]), "config.json", "controls: an object of at most 64 entries"),
+        (lambda f: rewrite_config(f, controls={"a": {}}), "config.json", "controls.a: index, min and max expected"),
         (lambda f: rewrite_config(f, architecture=["conv-gan"]), "config.json", "wrong type for architecture"),
         (lambda f: rewrite_config(f, architecture="os.system"), "config.json", "unknown architecture 'os.system'"),
         (lambda f: rewrite_config(f, config={**SMALL, "colour": 1}), "config.json", "refuses its config"),

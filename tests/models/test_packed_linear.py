@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.packed_linear import Int4Linear, Int8Linear, PackedLinear, fits_int4
+from models.packed_linear import Int4Linear, Int8Linear, PackedLinear, WeightInt8Linear, fits_int4
 
 ROWS = [1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 31, 32, 33, 64, 100]
 SHAPES = [(64, 96), (48, 160), (96, 64)]
@@ -16,12 +16,22 @@ def build(kind, weight, bias):
         return PackedLinear(weight.to(dtype), None if bias is None else bias.to(dtype))
     if kind == "int4":
         return Int4Linear(weight, bias)
+    if kind == "int8 weights":
+        return WeightInt8Linear(weight, bias)
     smooth = torch.linspace(0.5, 2, weight.shape[1]) if kind == "int8 smoothed" else None
     return Int8Linear(weight, bias, smooth, torch.float32 if kind == "int8 head" else torch.bfloat16)
 
 
 # of the product: what is left of the bits, as a share
-TOLERANCE = {"fp32": 1e-6, "bf16": 5e-3, "int8": 1.5e-2, "int8 smoothed": 2.5e-2, "int8 head": 1.5e-2, "int4": 0.12}
+TOLERANCE = {
+    "fp32": 1e-6,
+    "bf16": 5e-3,
+    "int8": 1.5e-2,
+    "int8 smoothed": 2.5e-2,
+    "int8 head": 1.5e-2,
+    "int8 weights": 1.5e-2,
+    "int4": 0.12,
+}
 
 
 def layer(kind, outputs, inputs, with_bias):
@@ -55,6 +65,17 @@ def test_a_row_does_not_depend_on_others(kind):
             assert torch.equal(packed(x[-rows:]), whole[-rows:]), (outputs, inputs, rows)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_a_lone_row_has_the_bits_that_it_has_among_others_where_sums_cancel(dtype):
+    generator = torch.Generator().manual_seed(7)
+    for outputs, inputs in ((64, 96), (576, 1536), (256, 2048)):
+        weight, x = (torch.randn(rows, inputs, generator=generator).pow(5).to(dtype) for rows in (outputs, 16))
+        packed = PackedLinear(weight, None)
+        together = packed(x)
+        assert all(torch.equal(packed(x[i : i + 1]), together[i : i + 1]) for i in range(16)), (outputs, inputs)
+
+
 @pytest.mark.parametrize("kind", ["int8", "int8 smoothed"])
 @torch.inference_mode()
 def test_rows_of_zeros_and_of_all_sizes(kind):
@@ -84,6 +105,7 @@ def test_bytes():
     assert PackedLinear(weight, bias).bytes == 4 * (64 * 96 + 64)
     assert PackedLinear(weight.bfloat16(), None).bytes == 2 * 64 * 96
     assert Int8Linear(weight, None, None, torch.bfloat16).bytes == 64 * 96 + 4 * 64
+    assert WeightInt8Linear(weight, None).bytes == 64 * 96 + 2 * 64
     assert Int4Linear(weight, None).bytes == 64 * 96 // 2 + 64 * 3 * 4
 
 

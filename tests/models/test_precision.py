@@ -11,7 +11,7 @@ from models.calibration import Calibrating, smoothing
 from models.gpt import GPT
 from models.gpt2 import GPT2
 from models.llama import Llama
-from models.packed_linear import Int4Linear, Int8Linear, PackedLinear
+from models.packed_linear import Int4Linear, Int8Linear, Packed, PackedLinear, WeightInt8Linear
 from models.precision import PrecisionError, is_packable, pack, packed_bytes
 
 SIZES = {"heads": 4, "key_heads": 2, "head_dim": 16, "feed_width": 160}
@@ -61,23 +61,66 @@ def test_rows_do_not_depend_on_their_number(dtype):
 
 
 def test_what_each_precision_is_made_of():
-    kinds = {"fp32": PackedLinear, "bf16": PackedLinear, "int8": Int8Linear, "int4": Int4Linear}
+    kinds = {"fp32": PackedLinear, "bf16": PackedLinear, "int8": WeightInt8Linear, "int4": Int4Linear}
     for dtype, kind in kinds.items():
-        network = llama(tied=True)
+        network, few = llama(tied=True), dtype in ("int8", "int4")
         pack(network, dtype)
-        assert all(isinstance(block.qkv, kind) for block in network.blocks)
-        assert isinstance(network.head, Int8Linear if dtype == "int4" else kind)
+        assert all(type(block.qkv) is kind for block in network.blocks)
+        assert type(network.head) is (Int8Linear if few else kind)
+        if few:
+            assert all(type(block.gate_up) is Int8Linear for block in network.prompt_blocks)
+        else:
+            assert network.prompt_blocks is None
         assert network.embedding.weight.dtype == precision.TORCH_DTYPES[dtype]
 
 
+def test_parts_that_are_no_products_are_shared_between_phases():
+    network = llama(head_norms=True)
+    pack(network, "int4")
+    for block, reader in zip(network.blocks, network.prompt_blocks, strict=True):
+        assert reader.attention_norm is block.attention_norm
+        assert reader.head_norms is block.head_norms
+    distinct = {id(part): part.bytes for part in parts(network)}
+    assert packed_bytes(network) == sum(distinct.values()) + network.embedding.weight.nbytes + tables(network)
+
+
+def parts(network):
+    """All packed parts of a network of blocks."""
+    blocks = [*network.blocks, *network.prompt_blocks]
+    owners = [network, *blocks, *(block.head_norms for block in blocks)]
+    return [part for owner in owners for part in vars(owner).values() if isinstance(part, Packed)]
+
+
+def tables(network):
+    return network.rotary.cos.nbytes + network.rotary.sin.nbytes
+
+
+@torch.inference_mode()
+def test_another_network_with_an_embedding_and_a_head_has_one_phase():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.middle, self.head = nn.Embedding(32, 64), nn.Linear(64, 64), nn.Linear(64, 32)
+
+        def forward(self, tokens):
+            return self.head(self.middle(self.embedding(tokens.flatten()))).view(*tokens.shape, -1)
+
+    for dtype, kind in {"bf16": PackedLinear, "int8": Int8Linear, "int4": Int4Linear}.items():
+        network = Plain()
+        pack(network, dtype)
+        assert type(network.middle) is kind
+        assert torch.isfinite(network(torch.tensor([[1, 2]]))).all()
+
+
 def test_fewer_bits_take_less_memory():
-    sizes = []
+    sizes = {}
     for dtype in TOLERANCE:
         network = llama(tied=True)
         pack(network, dtype)
-        sizes.append(packed_bytes(network))
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[1] < 0.55 * sizes[0]
+        sizes[dtype] = packed_bytes(network)
+    assert sizes["bf16"] < 0.55 * sizes["fp32"]
+    assert sizes["int8"] < 1.05 * sizes["bf16"], "packed twice"
+    assert sizes["int4"] < 0.9 * sizes["bf16"]
 
 
 def test_layers_that_4_bits_do_not_fit_stay_in_bf16():

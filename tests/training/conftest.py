@@ -5,6 +5,7 @@ import gzip
 import json
 import struct
 import warnings
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ import torch
 from torch import nn
 
 from models import checkpoint
+from models.vq import VQVAE
+from tests.training import captions
+from training.captioned import CaptionedDataset, load_captioned
 from training.data import FILES, Dataset, load_dataset
 from training.judge import ARCHITECTURE, ConvJudge, Judge, load_judge
-from training.recipe import Recipe, parse_recipe
+from training.recipe import CaptionedRecipe, Recipe, parse_recipe
 from training.run import Run
+from training.speech import SpeechDataset, load_speech_dataset
 from training.text import TextDataset, load_text_dataset
 
 SIDE, CLASSES = 8, 3
@@ -49,6 +54,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "penalty_every": 4,
         "augment": {"mirror": 0.25, "shift": 1, "shifted": 0.5},
         "style_mixing": 0.5,
+        "information": {"categories": 0.0, "codes": 0.0},
+        "unrolled": 0,
+        "clip": 0.0,
         "judge": "",
         "watch": "",
         "keep": "best",
@@ -80,6 +88,16 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "clip": 1.0,
         "peer": "",
     },
+    "vq": captions.VQ_OBJECTIVE,
+    "text-to-image": captions.TEXT_TO_IMAGE_OBJECTIVE,
+    "audio": {
+        "kind": "audio",
+        "betas": [0.9, 0.99],
+        "weight_decay": 0.01,
+        "warmup": 4,
+        "clip": 1.0,
+        "ear_weight": 0.2,
+    },
 }
 MODELS = {
     "classifier": {"architecture": ARCHITECTURE, "config": JUDGE_CONFIG},
@@ -88,6 +106,23 @@ MODELS = {
     "language": {
         "architecture": "gpt",
         "config": {"vocab_size": 280, "max_length": 48, "width": 16, "layers": 1, "heads": 2},
+    },
+    "vq": captions.VQ,
+    "text-to-image": captions.TEXT_TO_IMAGE,
+    "audio": {
+        "architecture": "wavenet",
+        "config": {
+            "max_length": 4000,
+            "width": 8,
+            "skip": 8,
+            "stacks": 2,
+            "layers": 3,
+            "hop": 40,
+            "characters": 6,
+            "condition_length": 16,
+            "text_width": 8,
+            "features": 8,
+        },
     },
 }
 
@@ -119,6 +154,28 @@ def write(words: int, seed: int) -> str:
     return "\n".join(lines) + ".\n"
 
 
+def speak(text: str, rate: int = 8000) -> np.ndarray:
+    """A tone for every letter, silence around them: [n] int16."""
+    tones = [
+        np.sin(2 * np.pi * 150 * (1 + ord(letter) % 8) * np.arange(rate // 50) / rate) * (letter != " ")
+        for letter in text
+    ]
+    silence = np.zeros(rate // 5)
+    return (np.concatenate([silence, *tones, silence]) * 9000).astype(np.int16)
+
+
+def write_speech(folder: Path, texts: dict[str, str]) -> None:
+    """WAV files and a file of transcripts as a Debian package has them."""
+    for name, text in texts.items():
+        path = folder / "sounds" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes(speak(text).tobytes())
+    lines = ["; transcripts", "", *(f"{name}: {text.title()}" for name, text in texts.items())]
+    (folder / "words.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
@@ -138,6 +195,27 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("works")
     for seed, name in enumerate(("comedy", "history", "sonnets", "tragedy")):
         (folder / f"{name}.txt").write_text(write(300, seed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prompts")
+    random = np.random.default_rng(4)
+    write_speech(folder, {f"deep/{i}": "".join(random.choice(list("abcde"), 4 + i % 5)) for i in range(16)})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def caption_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Silhouettes and emoji, and beside them an autoencoder and a judge of them, neither of which has been trained."""
+    folder = tmp_path_factory.mktemp("captions")
+    captions.write(folder)
+    card = {"training_data": load_captioned(CaptionedRecipe(**captions.table(folder))).card()}
+    torch.manual_seed(4)
+    checkpoint.save(folder / "tiny-vq", VQVAE(**captions.VQ["config"]), **captions.VQ, card=card)
+    judge = {"architecture": ARCHITECTURE, "config": captions.JUDGE}
+    checkpoint.save(folder / "shapes", ConvJudge(**captions.JUDGE), **judge)
     return folder
 
 
@@ -191,7 +269,12 @@ def tiny_inception(script: Callable[[nn.Module, str], Path]) -> Path:
 
 @pytest.fixture
 def raw_recipe(
-    data_folder: Path, text_folder: Path, judge_folder: Path, tmp_path: Path
+    data_folder: Path,
+    text_folder: Path,
+    speech_folder: Path,
+    caption_folder: Path,
+    judge_folder: Path,
+    tmp_path: Path,
 ) -> Callable[[str], dict[str, Any]]:
     """A recipe as TOML would give it: what may differ between tests is changed in the dict."""
 
@@ -204,14 +287,36 @@ def raw_recipe(
         "files": "*.txt",
         "validation": ["comedy"],
         "held_out": ["tragedy"],
+        "tokenizer": "bytes",
         "vocab_size": 280,
         "window": 24,
     }
+    speech = {
+        "kind": "speech",
+        "name": "prompts",
+        "path": str(speech_folder),
+        "license": "MIT",
+        "sounds": "sounds/**/*.wav",
+        "transcripts": "words.txt.gz",
+        "characters": " abcde",
+        "sample_rate": 8000,
+        "hop": 40,
+        "window": 400,
+        "longest": 1.0,
+        "held_out_share": 0.2,
+        "validation_share": 0.2,
+        "split_seed": 1,
+    }
+
+    captioned = captions.table(caption_folder)
+    tables = {"language": texts, "audio": speech, "vq": captioned, "text-to-image": captioned}
 
     def make(kind: str) -> dict[str, Any]:
         objective = copy.deepcopy(OBJECTIVES[kind])
         if "judge" in objective:
             objective["judge"] = str(judge_folder)
+        if kind == "text-to-image":
+            objective |= {"judge": str(caption_folder / "shapes"), "decoder": str(caption_folder / "tiny-vq")}
         if "watch" in objective:
             objective["watch"] = str(guide_of(judge_folder))
         return {
@@ -227,7 +332,7 @@ def raw_recipe(
             "precision": "bf16",
             "threads": 1,
             "device": "cpu",
-            "data": copy.deepcopy(texts if kind == "language" else pictures),
+            "data": copy.deepcopy(tables.get(kind, pictures)),
             "model": copy.deepcopy(MODELS[kind]),
             "objective": objective,
             "every": {"log": 2, "evaluate": 8, "snapshot": 7},
@@ -277,10 +382,23 @@ def texts(recipe: Callable[..., Recipe]) -> TextDataset:
 
 
 @pytest.fixture
-def make_run(dataset: Dataset, texts: TextDataset, tmp_path: Path) -> Callable[..., Run]:
+def speech(recipe: Callable[..., Recipe]) -> SpeechDataset:
+    return load_speech_dataset(recipe("audio").data)
+
+
+@pytest.fixture
+def captioned(recipe: Callable[..., Recipe]) -> CaptionedDataset:
+    return load_captioned(recipe("vq").data)
+
+
+@pytest.fixture
+def make_run(
+    dataset: Dataset, texts: TextDataset, speech: SpeechDataset, captioned: CaptionedDataset, tmp_path: Path
+) -> Callable[..., Run]:
     """A run in a folder of its own, not started."""
+    datasets = {"language": texts, "audio": speech, "vq": captioned, "text-to-image": captioned}
 
     def make(recipe: Recipe, folder: str = "run") -> Run:
-        return Run(recipe, tmp_path / folder, texts if recipe.objective.kind == "language" else dataset)
+        return Run(recipe, tmp_path / folder, datasets.get(recipe.objective.kind, dataset))
 
     return make

@@ -169,7 +169,7 @@ def test_wrong_discriminator_arguments_are_refused_by_name(recipe, raw_recipe, d
 def test_an_unknown_kind_of_discriminator_is_refused(recipe, raw_recipe, dataset, kind):
     raw = raw_recipe("gan")["objective"]
     raw["discriminator"]["kind"] = kind
-    with pytest.raises(TrainingError, match=r"discriminator\.kind must be one of conv, mlp"):
+    with pytest.raises(TrainingError, match=r"discriminator\.kind must be one of conv, info, mlp"):
         GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
 
 
@@ -185,3 +185,97 @@ def test_the_judge_that_measures_may_not_pick(recipe, raw_recipe, dataset):
     raw["watch"] = raw["judge"]
     with pytest.raises(TrainingError, match=r"objective\.watch is objective\.judge"):
         GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+
+
+CODES = {"codes": 2, "latent_dim": 6, "num_classes": 3, "embedding_dim": 4, "channels": [8, 8], "base_size": 4}
+READER = {"kind": "info", "categories": 3, "codes": 2, "hidden": 8, "channels": [8, 8], "image_size": 8}
+
+
+def informed(raw_recipe, **changes):
+    """Recipe keys of an InfoGAN."""
+    raw = raw_recipe("gan")["objective"]
+    raw |= {"information": {"categories": 1.0, "codes": 0.5}, "discriminator": dict(READER), **changes}
+    return {"model": {"architecture": "info-gan", "config": dict(CODES)}, "objective": raw}
+
+
+def test_an_info_gan_learns_to_show_what_it_is_told(recipe, raw_recipe, dataset):
+    torch.manual_seed(0)
+    objective = GanObjective(recipe("gan", **informed(raw_recipe)), dataset, torch.device("cpu"))
+    loader = Loader(dataset.train, 16, seed=0)
+    found = [objective.train_step(loader.next(), step) for step in range(100)]
+    assert found[0]["category_nats"] < 0.1
+    assert found[-1]["category_nats"] > 0.3  # of log 3
+    assert found[-1]["code_nats"] > found[0]["code_nats"]
+
+
+@pytest.mark.parametrize("information", [{"categories": 1.0, "codes": 0.0}, {"categories": 0.0, "codes": 1.0}])
+def test_each_bound_has_its_weight(recipe, raw_recipe, dataset, information):
+    keys = informed(raw_recipe, information=information)
+    objective = GanObjective(recipe("gan", **keys), dataset, torch.device("cpu"))
+    objective._discriminator_step(Loader(dataset.train, 16, seed=0).next(), penalise=False)
+    gradient = objective._discriminator.to_reading.weight.grad
+    assert (gradient[:3].abs().sum() > 0) == (information["categories"] > 0)
+    assert (gradient[3:].abs().sum() > 0) == (information["codes"] > 0)
+
+
+def test_an_info_gan_is_never_told_the_classes(recipe, raw_recipe, dataset):
+    """The same pictures with other labels: the same networks."""
+    found = []
+    for shift in (0, 1):
+        torch.manual_seed(0)
+        objective = GanObjective(recipe("gan", **informed(raw_recipe)), dataset, torch.device("cpu"))
+        batch = Loader(dataset.train, 16, seed=0).next()
+        objective.train_step(batch._replace(labels=(batch.labels + shift) % 3), 0)
+        found.append({**weights(objective._generator), **weights(objective._discriminator)})
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"discriminator": READER | {"codes": 3}},
+            "3 categories and 2 codes, objective.discriminator reads .* 3 codes",
+        ),
+        ({"discriminator": READER | {"categories": 2}}, "reads 2 categories and 2 codes"),
+        ({"information": {"categories": 0.0, "codes": 0.0}}, "objective.information: above 0"),
+    ],
+)
+def test_half_an_info_gan_is_refused(recipe, raw_recipe, dataset, change, message):
+    with pytest.raises(TrainingError, match=message):
+        GanObjective(recipe("gan", **informed(raw_recipe, **change)), dataset, torch.device("cpu"))
+
+
+def test_a_reader_without_a_generator_that_tells_is_refused(recipe, raw_recipe, dataset):
+    keys = informed(raw_recipe)
+    with pytest.raises(TrainingError, match="the generator has no categories or codes"):
+        GanObjective(recipe("gan", objective=keys["objective"]), dataset, torch.device("cpu"))
+    raw = raw_recipe("gan")["objective"] | {"information": {"categories": 1.0, "codes": 0.0}}
+    with pytest.raises(TrainingError, match="0 for all others"):
+        GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+
+
+def test_the_gradient_of_each_player_is_clipped(recipe, raw_recipe, dataset):
+    for clip in (0.0, 1e-5):
+        torch.manual_seed(0)
+        raw = raw_recipe("gan")["objective"] | {"clip": clip}
+        objective = GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
+        objective.train_step(Loader(dataset.train, 16, seed=0).next(), 0)
+        for network in (objective._generator, objective._discriminator):
+            norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()])
+            assert norm <= 1.001 * clip if clip else norm > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["plain", "info"])
+def test_looking_ahead_changes_the_generator_s_step_alone(recipe, raw_recipe, dataset, kind):
+    found = []
+    for unrolled in (0, 2):
+        keys = informed(raw_recipe) if kind == "info" else {"objective": raw_recipe("gan")["objective"]}
+        keys["objective"] |= {"unrolled": unrolled}
+        torch.manual_seed(0)
+        objective = GanObjective(recipe("gan", **keys, precision="fp32"), dataset, torch.device("cpu"))
+        objective.train_step(Loader(dataset.train, 16, seed=0).next(), 0)
+        found.append(objective)
+    plain, ahead = found
+    assert not any(changed(weights(plain._discriminator), ahead._discriminator).values())
+    assert all(changed(weights(plain._generator), ahead._generator).values())

@@ -7,6 +7,8 @@ from torch.backends import cuda
 from training.data import Loader
 from training.errors import TrainingError
 from training.language import LanguageObjective, plain_attention
+from training.run import Run
+from training.text import load_text_dataset
 
 CPU = torch.device("cpu")
 
@@ -107,3 +109,34 @@ def test_texts_and_language_go_together(recipe, raw_recipe):
     for kind, other in (("gan", "language"), ("language", "gan")):
         with pytest.raises(TrainingError, match="go together"):
             recipe(kind, data=raw_recipe(other)["data"])
+
+
+@pytest.fixture
+def recurrent(recipe, raw_recipe):
+    """A recipe for a recurrent network that reads words and forgets some of what it sees."""
+    config = {"vocab_size": 280, "max_length": 64, "width": 16, "hidden": 24, "layers": 2, "dropout": 0.3}
+    data = raw_recipe("language")["data"] | {"tokenizer": "words"}
+    return recipe("language", data=data, model={"architecture": "gru", "config": config}, steps=8, gates={})
+
+
+def test_a_recurrent_network_of_words_goes_on_bit_by_bit(recurrent, tmp_path):
+    texts = load_text_dataset(recurrent.data)
+    runs = []
+    for name, last in (("whole", 8), ("broken", 5), ("broken", 8)):
+        runs.append(Run(recurrent, tmp_path / name, texts))
+        runs[-1].resume() if runs[-1].snapshot.exists() else runs[-1].start()
+        runs[-1].train(lambda last=last: runs[-1].progress.step >= last, lambda progress, values: None)
+    whole, _, again = runs
+    for name, tensor in whole.objective.ema.model.state_dict().items():
+        assert torch.equal(again.objective.ema.model.state_dict()[name], tensor), name
+
+
+def test_words_are_learnt_like_bytes(recurrent):
+    torch.manual_seed(0)
+    texts = load_text_dataset(recurrent.data)
+    objective = LanguageObjective(recurrent, texts, CPU)
+    loader = Loader(texts.train, 16, seed=0)
+    before = objective.evaluate()["validation_bits_per_byte"]
+    for step in range(80):
+        objective.train_step(loader.next(), step)
+    assert objective.evaluate()["validation_bits_per_byte"] < before - 0.5

@@ -32,7 +32,7 @@ def deal(split: Split, labels, seed=0):
 def test_copies_are_found_out(reference, dataset, labels):
     found = measure(deal(dataset.train, labels), labels, reference)
     assert tuple(found.metrics) == measurement.METRICS
-    assert set(found.metrics) == set(quality.METRICS["gan"])
+    assert set(found.metrics) <= set(quality.METRICS["gan"])
     assert found.metrics["copy_distance"] < 0.01 < 0.5 < found.metrics["copy_distance_test"]
     assert found.metrics["precision"] > 0.5
     generated, beside = found.closest[::2], found.closest[1::2]

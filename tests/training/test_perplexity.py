@@ -8,12 +8,27 @@ import torch
 
 from models import checkpoint
 from models.gpt import GPT
-from training import perplexity
+from training import card as cards
+from training import perplexity, text_card
 from training.errors import TrainingError
-from training.perplexity import Perplexity, main, measure, read_sample
+from training.perplexity import Perplexity, main, measure, read_sample, read_texts
+from training.recipe import TextRecipe
+from training.text import Work, load_corpus
 from training.tokenizer import SMALLEST, train_tokenizer
 
 SIZES = {"vocab_size": SMALLEST, "max_length": 32, "width": 64, "layers": 1, "heads": 2}
+CARD = {
+    "description": "Writes.",
+    "license": "MIT",
+    "recipe": "tiny.toml",
+    "commit": None,
+    "steps": 1,
+    "seconds": 1,
+    "machine": "abacus",
+    "metrics": {"bits_per_byte": 8.0},
+    "evaluation": {"bytes": 1, "window": 32, "written": 4, "peer": ""},
+}
+WRITTEN = ["one\n", "\n\ntwo\n\n", "", "four"]
 TEXT = "To be, or not to be: that is the question. " * 8
 
 
@@ -58,28 +73,34 @@ class Shifted(torch.nn.Module):
         return chances.log()
 
 
-def test_every_token_but_the_first_half_is_predicted_once(text):
-    tokenizer = train_tokenizer([], SMALLEST)
-    sample = read_sample(text, tokenizer, 16, 1000)
+def test_every_token_but_the_first_half_is_predicted_once():
+    tokenizer, works = train_tokenizer([], SMALLEST), [Work("question", TEXT)]
+    sample = read_sample(works, tokenizer, 16, 1000)
     ids = tokenizer.encode(TEXT).ids
     assert sample.windows[:, 16:].flatten().tolist() == ids[16 : 16 + 16 * len(sample.windows)]
     assert sample.windows[:, :16].flatten().tolist() == ids[: 16 * len(sample.windows)]
     assert (len(sample.windows), sample.size) == (20, 16 * 20)
-    assert read_sample(text, tokenizer, 16, 40).size == 32
+    assert read_sample(works, tokenizer, 16, 40).size == 32
 
 
-def test_bytes_are_those_of_the_text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("abcd" + "é" * 40)
-    assert read_sample(path, train_tokenizer([], SMALLEST), 4, 8).size == 8
+def test_texts_stand_alone():
+    tokenizer, works = train_tokenizer([], SMALLEST), [Work("a", TEXT), Work("b", TEXT[::-1])]
+    both = read_sample(works, tokenizer, 16, 40)
+    assert both.windows.tolist() == [
+        row for work in works for row in read_sample([work], tokenizer, 16, 40).windows.tolist()
+    ]
+    assert (both.size, list(both.texts)) == (64, ["a", "b"])
 
 
-def test_known_probabilities(text):
-    tokenizer = train_tokenizer([], SMALLEST)
-    sample = read_sample(text, tokenizer, 16, 1000)
+def test_bytes_are_those_of_the_text():
+    assert read_sample([Work("text", "abcd" + "é" * 40)], train_tokenizer([], SMALLEST), 4, 8).size == 8
+
+
+def test_known_probabilities():
+    sample = read_sample([Work("question", TEXT)], train_tokenizer([], SMALLEST), 16, 1000)
     ids = sample.windows.flatten()
     windows = torch.arange(32).expand(20, 32)  # always the one after the last
-    certain = measure(Shifted(), perplexity.Sample(windows, 640, "", ""), "bf16")
+    certain = measure(Shifted(), perplexity.Sample(windows, 640, {}), "bf16")
     assert certain.perplexity == pytest.approx(2)
     assert certain.bits_per_byte == pytest.approx(0.5)
     assert not ((ids[1:] - ids[:-1]) == 1).all()
@@ -99,8 +120,9 @@ def test_a_folder_in_all_precisions(folder, text, tmp_path, capsys):
     assert list(record["precisions"]) == ["bf16", "fp32", "int8", "int4"]
     for found in record["precisions"].values():
         assert found["perplexity"] == pytest.approx(SMALLEST, rel=0.2), "it has learnt nothing"
-        assert found["times_bf16"] == pytest.approx(1, abs=0.02)
+        assert found["ratio"] == pytest.approx(1, abs=0.02)
         assert found["bits_per_byte"] == pytest.approx(math.log2(found["perplexity"]), abs=1e-3), "a token is a byte"
+    assert (record["against"], list(record["texts"])) == ("bf16", ["text.txt"])
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 4
     assert said[0].startswith("writer bf16: perplexity ")
@@ -120,11 +142,38 @@ def test_wrong_texts(folder, tmp_path, capsys):
     short.write_text("too short")
     binary.write_bytes(b"\xff\xfe")
     for path, cause in (
-        (short, "9 tokens; 32 or more are needed"),
+        (short.name, "9 tokens; 32 or more are needed"),
         (binary, "unreadable"),
         (tmp_path / "none.txt", "unreadable"),
     ):
-        assert main([str(folder), "--text", str(path), "--dtype", "bf16"]) == 1
+        assert main([str(folder), "--text", str(tmp_path / path), "--dtype", "bf16"]) == 1
         assert f"{path}: {cause}" in capsys.readouterr().err
     with pytest.raises(TrainingError):
-        read_sample(short, train_tokenizer([], SMALLEST), 16, 100)
+        read_sample(read_texts([short]), train_tokenizer([], SMALLEST), 16, 100)
+    assert main([str(folder), "--dtype", "bf16"]) == 1
+    assert "its card does not name its training data" in capsys.readouterr().err
+
+
+def test_the_card_s_held_out_works_are_the_text_unless_told(folder, tmp_path):
+    data = tmp_path / "works"
+    data.mkdir()
+    for name in ("hamlet", "lear", "timon"):
+        (data / f"{name}.txt").write_text(f"{name} " + TEXT)
+    recipe = TextRecipe(
+        "text", "plays", str(data), "MIT", "*.txt", ("hamlet",), ("lear", "timon"), "bytes", SMALLEST, 32
+    )
+    card = {**CARD, "training_data": load_corpus(recipe).card()}
+    before = checkpoint.read_config(folder)
+    checkpoint.write_config(folder, checkpoint.with_card(before, card))
+    (folder / text_card.SAMPLES_FILE).write_text(text_card.all_samples(WRITTEN))
+    assert main([str(folder), "--data", str(data), "--dtype", "int8", "--tokens", "40", "--card"]) == 0
+    config = checkpoint.read_config(folder)
+    record = config.card["precision"]
+    assert (list(record["texts"]), record["tokens"]) == (["lear", "timon"], 64)
+    assert config.digest == before.digest
+    assert {name: value for name, value in config.card.items() if name != "precision"} == card
+    page = (folder / "README.md").read_text()
+    assert page == cards.render("writer", config, WRITTEN)
+    for dtype, found in record["precisions"].items():
+        assert f"| {dtype} | {found['perplexity']:.3f} | {100 * (found['ratio'] - 1):+.2f} % |" in page
+    assert "computed in float32" in page

@@ -6,7 +6,7 @@ import torch
 
 from models import checkpoint
 from models.protocols import LatentModel
-from training import quality
+from training import evaluate, information, measurement
 from training.errors import TrainingError
 from training.judge import ConvJudge, load_judge
 from training.publish import publish
@@ -50,7 +50,7 @@ def test_the_card_says_what_was_done_and_measured(finished, tmp_path):
     assert card["training_data"] == {"name": "halves", "license": "MIT", "sha256": dict(run.dataset.sha256)}
     assert (card["recipe"], card["steps"], card["license"]) == ("tiny.toml", 2, "Apache-2.0")
     assert card["gates"] == {"fd_clf": {"max": 1e9}}
-    assert set(card["metrics"]) == set(quality.METRICS["gan"])
+    assert set(card["metrics"]) == set(measurement.METRICS)
     assert card["evaluation"]["count"] == 48
     assert card["evaluation"]["judge"] == load_judge(run.recipe.objective.judge).digest
 
@@ -70,7 +70,7 @@ def test_a_missed_gate_refuses_the_export_and_keeps_the_candidate(finished, tmp_
     ):
         publish(run, "tiny.toml")
     assert not (tmp_path / "export").exists()
-    assert set(card_of(run.folder / "candidate" / "tiny-gan")["metrics"]) == set(quality.METRICS["gan"])
+    assert set(card_of(run.folder / "candidate" / "tiny-gan")["metrics"]) == set(measurement.METRICS)
 
 
 def test_a_missed_gate_leaves_what_was_exported_before(finished, tmp_path):
@@ -106,3 +106,45 @@ def test_the_card_names_the_judge_that_picked_the_network(finished, raw_recipe, 
     publish(finished("gan", objective=objective), "tiny.toml")
     guide = card_of(tmp_path / "export" / "tiny-gan").get("guide")
     assert guide == (load_judge(objective["watch"]).digest if keep == "best" else None)
+
+
+def informed(raw_recipe):
+    """Recipe keys of a tiny InfoGAN."""
+    raw = raw_recipe("gan")["objective"]
+    raw |= {"information": {"categories": 1.0, "codes": 0.5}, "keep": "last"}  # both tiny judges are the same
+    raw["discriminator"] = {"kind": "info", "categories": 3, "codes": 2, "hidden": 8, "channels": [8], "image_size": 8}
+    config = {"codes": 2, "latent_dim": 6, "num_classes": 3, "embedding_dim": 4, "channels": [8, 8], "base_size": 4}
+    return {"objective": raw, "model": {"architecture": "info-gan", "config": config}}
+
+
+def test_an_info_gan_is_published_with_its_controls_and_evaluated_again(
+    finished, raw_recipe, judge_folder, data_folder, tmp_path
+):
+    gates = {"class_information": {"min": 0.0}, "least_code_correlation": {"min": -1.0}}
+    publish(finished("gan", **informed(raw_recipe), gates=gates), "tiny.toml")
+    folder = tmp_path / "export" / "tiny-gan"
+    assert (folder / "controls.png").read_bytes().startswith(b"\x89PNG")
+    loaded = checkpoint.load(folder)
+    assert loaded.config.labels == ("category 0", "category 1", "category 2")
+    assert loaded.config.controls == {
+        f"code_{i}": {"index": 4 + i, "min": -2.0, "max": 2.0, "description": ""} for i in (0, 1)
+    }
+    card = loaded.config.card
+    assert card["training_data"]["labels"] == ["left", "right", "bottom"]
+    assert {entry["class"] for entry in card["evaluation"]["categories"]} <= {"left", "right", "bottom"}
+    assert set(card["metrics"]) >= set(information.METRICS) | {"fd_clf", "diversity"}
+    assert "class_accuracy" not in card["metrics"]  # nobody asked for a class
+    words = ["--judge", str(judge_folder), "--data", str(data_folder), "--count", "48"]
+    assert evaluate.main([str(folder), *words, "--describe", "code_1=wide to narrow"]) == 0
+    again = checkpoint.load(folder).config
+    assert again.controls["code_1"]["description"] == "wide to narrow"
+    assert (again.card["metrics"], again.digest) == (card["metrics"], loaded.config.digest)
+    text = (folder / "README.md").read_text()
+    for part in ("](controls.png)", "| `code_1` | -2 | 2 |", "wide to narrow", "| category 2 | ", "class_information"):
+        assert part in text, part
+
+
+def test_describing_what_is_no_control_is_refused(finished, tmp_path, capsys):
+    publish(finished("gan"), "tiny.toml")
+    assert evaluate.main([str(tmp_path / "export" / "tiny-gan"), "--describe", "code_0=x"]) == 1
+    assert "--describe code_0=x: CONTROL=TEXT of a control of the model (none)" in capsys.readouterr().err

@@ -28,10 +28,48 @@ def test_values_arrive_with_their_types(raw_recipe):
     assert recipe.gates == {"fd_clf": Gate("max", 25.0)}
 
 
-@pytest.mark.parametrize("kind", ["classifier", "gan", "vae", "language"])
+@pytest.mark.parametrize("kind", ["classifier", "gan", "vae", "language", "vq", "text-to-image"])
 def test_a_recipe_survives_json(raw_recipe, kind):
     recipe = parse_recipe({**raw_recipe(kind), "gates": {"class_accuracy": {"min": 0.5}}})
     assert parse_recipe(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_captioned_pictures_go_with_the_objectives_that_read_them(raw_recipe):
+    for kind, other in (("vq", "gan"), ("gan", "vq"), ("text-to-image", "vae")):
+        with pytest.raises(TrainingError, match='data.kind = "captioned" goes with objective.kind = "vq" or "text-to-'):
+            parse_recipe({**raw_recipe(kind), "data": raw_recipe(other)["data"]})
+    crossed = parse_recipe({**raw_recipe("vq"), "data": raw_recipe("text-to-image")["data"]})
+    assert crossed.data.labels == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("vq", "data.held_out", 0.0),
+        ("vq", "data.held_out", 1.0),
+        ("vq", "data.scenes", 0),
+        ("vq", "data.emoji_captions", -1),
+        ("vq", "data.rarest", 0),
+        ("vq", "data.first_word", 0),
+        ("vq", "data.caption_length", 0),
+        ("vq", "data.seed", -1),
+        ("vq", "objective.commitment", -0.1),
+        ("vq", "objective.decay", 1.0),
+        ("vq", "objective.rarest", -1.0),
+        ("vq", "objective.restart_until", -1),
+        ("text-to-image", "objective.caption_dropout", 1.0),
+        ("text-to-image", "objective.warmup", -1),
+        ("text-to-image", "objective.clip", 0.0),
+        ("text-to-image", "objective.guidance", [1.0, -1.0]),
+        ("text-to-image", "objective.guidance", []),
+    ],
+)
+def test_numbers_of_captioned_recipes_have_their_ranges(raw_recipe, kind, key, value):
+    raw = raw_recipe(kind)
+    table, _, last = key.partition(".")
+    raw[table][last] = value
+    with pytest.raises(TrainingError, match=f"{key} is out of range"):
+        parse_recipe(raw)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +132,24 @@ def test_a_wrong_array_is_named(raw_recipe, betas, message):
     raw = copy.deepcopy(raw_recipe("gan"))
     raw["objective"]["betas"] = betas
     with pytest.raises(TrainingError, match=message):
+        parse_recipe(raw)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("unrolled", -1),
+        ("unrolled", 101),
+        ("clip", -0.5),
+        ("clip", float("nan")),
+        ("information", {"categories": -1.0, "codes": 0.0}),
+        ("information", {"categories": 0.0, "codes": float("nan")}),
+    ],
+)
+def test_a_gan_s_tools_are_bounded(raw_recipe, key, value):
+    raw = copy.deepcopy(raw_recipe("gan"))
+    raw["objective"][key] = value
+    with pytest.raises(TrainingError, match=rf"objective\.{key}.* is out of range"):
         parse_recipe(raw)
 
 

@@ -31,7 +31,7 @@ def trained_steps(folder):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-@pytest.mark.parametrize("kind", ["classifier", "gan", "vae", "language"])
+@pytest.mark.parametrize("kind", ["classifier", "gan", "vae", "language", "vq"])
 def test_sigterm_saves_and_the_resumed_run_is_bit_exact(recipe_file, tmp_path, kind):
     path = recipe_file(kind, steps=100_000, every={"log": 1, "evaluate": 100_000, "snapshot": 100_000})
     folder, whole = tmp_path / "stopped", tmp_path / "whole"

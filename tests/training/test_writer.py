@@ -39,11 +39,11 @@ def test_the_folder_holds_all_that_is_served_and_said(train, capsys):
     loaded = checkpoint.load(folder)
     assert loaded.config.tokenizer.eos_token_id == 0
     card = loaded.config.card
-    assert set(card["metrics"]) == set(METRICS)
+    assert set(card["metrics"]) == set(METRICS) - {"origin_bits_per_byte"}
     assert card["metrics"]["margin"] > 0
     assert card["training_data"]["held_out"] == ["tragedy"]
     readme = (folder / "README.md").read_text()
-    for part in ("bits_per_byte", "tragedy", "Seed 2:", "nanoGPT", repr(PROMPT), "sha256 of *.txt"):
+    for part in ("bits_per_byte", "tragedy", "Seed 2:", "the same works. Halves", repr(PROMPT), "Temperature 1.2:"):
         assert part in readme
     assert "picture" not in readme
     assert (folder / "samples.txt").read_text().count("===== seed") == 16

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-import threading
 
 import aiohttp.web
 import pytest
+
+from tests.told import ToldService
 
 MODELS = {
     "data": [
@@ -21,47 +22,19 @@ EVENTS = [
 ]
 
 
-class Service:
-    """Answers with the next of `statuses`, then with 200 for ever; 0 closes the connection without an answer.
-
-    From the request after the first `free` on, a picture takes `hold` seconds.
-    """
+class Service(ToldService):
+    """From the request after the first `free` on, a picture takes `hold` seconds."""
 
     def __init__(self):
-        self.statuses, self.models, self.events = [], MODELS, EVENTS
-        self.bodies, self.url, self.done, self.hold, self.free = [], "", True, 0, 0
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        super().__init__()
+        self.models, self.events, self.done, self.hold, self.free = MODELS, EVENTS, True, 0, 0
 
-    def __enter__(self):
-        self._thread.start()
-        assert self._started.wait(30)
-        return self
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
-
-    def _run(self):
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self):
-        self._stop = asyncio.Event()
-        app = aiohttp.web.Application()
-        app.router.add_get("/v1/models", self._list)
-        app.router.add_post("/v1/images/generate", self._picture)
-        app.router.add_post("/v1/text/complete", self._text)
-        runner = aiohttp.web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        self._started.set()
-        await self._stop.wait()
-        await runner.cleanup()
+    def routes(self):
+        return [
+            aiohttp.web.get("/v1/models", self._list),
+            aiohttp.web.post("/v1/images/generate", self._picture),
+            aiohttp.web.post("/v1/text/complete", self._text),
+        ]
 
     async def _list(self, request):
         if isinstance(self.models, int):
@@ -70,12 +43,7 @@ class Service:
 
     async def _next(self, request):
         self.bodies.append(await request.read())
-        status = self.statuses.pop(0) if self.statuses else 200
-        if status == 0:
-            request.transport.abort()
-        if status != 200:
-            return aiohttp.web.json_response({"detail": f"told to answer {status}"}, status=status or 500)
-        return None
+        return self.refusal(request)
 
     async def _picture(self, request):
         refusal = await self._next(request)

@@ -1,11 +1,13 @@
 """The queue bound holds, and predictions follow from what was learned."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.admission import Admission, Place
-from app.engine.jobs import ModelInfo, encoder_of
+from app.engine.jobs import ModelInfo, encoder_of, inpainter_of
 
 PICTURES = ModelInfo("a", buckets=(1, 8), seconds=(0.1, 0.4))
 BOTH = ModelInfo("v", buckets=(4,), seconds=(0.4,), encode_buckets=(1, 8), encode_seconds=(0.1, 0.16))
@@ -135,4 +137,13 @@ def test_an_encoder_has_a_speed_of_its_own():
     assert here.place(encoder_of("v"), "x", 2).cost == pytest.approx(0.04)
     here.learn_batch(encoder_of("v"), 1, 0.52)
     assert here.place(encoder_of("v"), "x", 1).cost == pytest.approx(0.02 + 0.2 * 0.5)
+    assert here.place("v", "x", 2).cost == pytest.approx(0.2)
+
+
+def test_what_takes_many_steps_is_priced_by_all_of_them():
+    here = Admission(64, Clock())
+    here.serve(dataclasses.replace(BOTH, inpaint_seconds=0.002))
+    assert here.place(inpainter_of("v"), "x", 4, 400).cost == pytest.approx(0.8)
+    here.learn_batch(inpainter_of("v"), 40, 40 * 0.012)  # ten steps of four rows
+    assert here.place(inpainter_of("v"), "x", 4, 400).cost == pytest.approx(400 * 0.004)
     assert here.place("v", "x", 2).cost == pytest.approx(0.2)

@@ -24,6 +24,7 @@ from app.errors import (
     WorkerDied,
 )
 from app.telemetry import Telemetry
+from app.worker.loop import _sequence_job
 from tests.serving import eventually, metric
 
 INFO = ModelInfo("echo", latent_shape=(2,), num_classes=10, image_shape=(1, 1, 1), buckets=(1, 8), seconds=(0.1, 0.8))
@@ -84,7 +85,8 @@ class Played:
         pixels = [p for _, _, got in parts if not isinstance(got, str) for p in got]
         described = [(job, at, 1, got) if isinstance(got, str) else (job, at, len(got), None) for job, at, got in parts]
         header = {"type": "batch", "model": "echo", "parts": described, "waited": [0.0] * len(parts)}
-        header |= {"rows": sum(part[2] for part in described), "padding": padding, "seconds": seconds}
+        rows = sum(part[2] for part in described)
+        header |= {"rows": rows, "work": rows, "padding": padding, "seconds": seconds}
         self.send(header, np.array(pixels, np.uint8).reshape(-1, 1, 1, 1))
 
     def close(self):
@@ -298,11 +300,11 @@ async def test_models_that_failed_are_shown_and_not_served(make):
     bench = await make(ready=False)
     bench.worker.ready(INFO, BROKEN)
     await eventually(lambda: bench.engine.ready)
-    assert bench.engine.model("echo", "latent") == INFO, "tuples are tuples again"
+    assert bench.engine.model("echo", "latents") == INFO, "tuples are tuples again"
     with pytest.raises(ModelNotFound, match="'broken'"):
-        bench.engine.model("broken", "latent")
+        bench.engine.model("broken", "latents")
     with pytest.raises(ModelNotFound, match="'other'") as caught:
-        bench.engine.model("other", "latent")
+        bench.engine.model("other", "latents")
     assert caught.value.field == "model"
 
 
@@ -585,6 +587,37 @@ async def test_sequences_on_trial_let_the_next_one_in_once_they_have_come_furthe
     assert await reading[0] == [1, 2, 3, 4]
     with pytest.raises(KillsWorker):
         await reading[1]
+
+
+async def test_what_a_sequence_is_told_travels_with_it_to_every_worker(make):
+    """As an array, never as text; and the next worker is told the same."""
+    bench = await make(models=(TEXT,))
+    told = [np.array([1.5, -2.0], np.float32), None, np.array([], np.float32), np.array([0.1], np.float32)]
+    jobs = [words(condition=condition) for condition in told]
+    reading = asyncio.ensure_future(collect(bench.engine.stream(jobs, Terms(whole=True))))
+
+    async def arrived(worker):
+        frame = await worker.receive()
+        conditions = iter(frame.arrays)
+        found = {number: _sequence_job(raw, conditions) for number, raw in frame.header["jobs"]}
+        assert next(conditions, None) is None
+        return found
+
+    found = await arrived(bench.worker)
+    for job, original in zip(found.values(), jobs, strict=True):
+        assert dataclasses.replace(job, condition=None, request=0, client="", deadline=1.0) == dataclasses.replace(
+            original, condition=None, deadline=1.0
+        )
+        assert (job.condition is None) == (original.condition is None)
+        assert job.condition is None or job.condition.dtype == np.float32
+        np.testing.assert_array_equal(job.condition, original.condition)
+    bench.worker.crash()
+    worker = await bench.next_worker(TEXT)
+    for job, original in zip((await arrived(worker)).values(), jobs, strict=True):
+        np.testing.assert_array_equal(job.condition, original.condition)
+    for number in found:
+        worker.chunk(number, 7, finish="stop")
+    assert await reading == [7] * 4
 
 
 async def test_deadline_of_a_stream_is_for_its_first_token(make):

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from app.schemas import OpenAIChatChunk, OpenAIChatCompletion
+from app.schemas.chat import OpenAIChatChunk, OpenAIChatCompletion
 from tests import fake_sequences as fakes
 
 URL = "/v1/chat/completions"

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from app.schemas import OpenAICompletion
+from app.schemas.completions import OpenAICompletion
 from tests import fake_sequences as fakes
 from tests.serving import metric
 

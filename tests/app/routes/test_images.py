@@ -34,13 +34,13 @@ def pixels(content):
     return picture if picture.ndim == 3 else picture[..., None]
 
 
-def story(content):
+def story(content, source=AI):
     """What the XMP packet of a PNG says, read by an XML parser."""
     image = Image.open(io.BytesIO(content))
     xmp = image.info.get("XML:com.adobe.xmp") or image.info["xmp"].decode()
     packet = xmp[xmp.index("<x:xmpmeta") : xmp.index("<?xpacket end")]
     attributes = next(ElementTree.fromstring(packet).iter(f"{RDF}Description")).attrib
-    assert attributes["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"] == AI
+    assert attributes["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"] == source
     return attributes["{urn:genserve:xmp}model"], json.loads(attributes["{urn:genserve:xmp}parameters"])
 
 
@@ -181,6 +181,98 @@ async def test_interpolation(client):
     assert shorter.status_code == 200
 
 
+WALK = {"from_seed": 1, "to_seed": 2, "steps": 5}
+MOVING = (("webp-animation", "image/webp"), ("apng", "image/apng"))
+
+
+@pytest.mark.parametrize(("image_format", "media_type"), MOVING)
+@pytest.mark.parametrize("scale", [1, 40])
+async def test_a_walk_as_an_animation(client, image_format, media_type, scale):
+    """Its frames are the pictures that a walk has in other formats, its ends those of the seeds."""
+    response = await ask(client, interpolate=WALK, label=2, format=image_format, scale=scale, duration_ms=40)
+    assert response.headers["content-type"] == media_type
+    assert response.headers["x-genserve-seed"] == "1"
+    image = Image.open(io.BytesIO(response.content))
+    assert (image.n_frames, image.info["loop"]) == (5, 0)
+    still = await ask(client, "application/zip", interpolate=WALK, label=2, scale=scale)
+    with zipfile.ZipFile(io.BytesIO(still.content)) as bundle:
+        files = [bundle.read(name) for name in bundle.namelist()]
+    for place, content in enumerate(files):
+        image.seek(place)
+        image.load()
+        np.testing.assert_array_equal(np.asarray(image.convert("L"))[..., None], pixels(content))
+        assert image.info["duration"] == 40
+    for seed, content in ((1, files[0]), (2, files[-1])):
+        np.testing.assert_array_equal(
+            pixels((await ask(client, seed=seed, label=2, scale=scale)).content), pixels(content)
+        )
+    again = await ask(client, interpolate=WALK, label=2, format=image_format, scale=scale, duration_ms=40)
+    assert again.content == response.content
+
+
+@pytest.mark.parametrize(("image_format", "media_type"), MOVING)
+async def test_an_animation_in_json_is_one_file(client, image_format, media_type):
+    body = {"interpolate": WALK, "label": 2, "format": image_format}
+    alone = await ask(client, **body)
+    answer = (await ask(client, "application/json", **body)).json()
+    (item,) = answer["images"]
+    assert (answer["seed"], item["seed"], item["label"], item["media_type"]) == (1, None, 2, media_type)
+    assert base64.b64decode(item["base64"]) == alone.content
+
+
+@pytest.mark.parametrize(("image_format", "media_type"), MOVING)
+@pytest.mark.parametrize("accept", ["application/zip", "image/png", "text/html"])
+async def test_what_an_animation_can_t_be(client, image_format, media_type, accept):
+    body = {"interpolate": WALK, "format": image_format}
+    refused = await client.post(URL, json=body, headers={"Accept": accept})
+    assert (refused.status_code, refused.json()["code"]) == (406, "not_acceptable")
+    assert f"offers {media_type}, application/json" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"format": "apng"}, "format"),
+        ({"format": "webp-animation", "n": 4}, "format"),
+        ({"format": "apng", "latents": [[0, 0, 0, 0]] * 3}, "format"),
+        ({"format": "apng", "interpolate": {"from_seed": 1, "to_seed": 2, "steps": 1}}, "interpolate.steps"),
+        ({"format": "apng", "interpolate": {"from_seed": 1, "to_seed": 2, "steps": 65}}, "interpolate.steps"),
+        ({"duration_ms": 50}, "duration_ms"),
+        ({"duration_ms": 50, "interpolate": WALK}, "duration_ms"),
+        ({"loop": "once", "interpolate": WALK, "format": "webp"}, "loop"),
+        ({"format": "apng", "interpolate": WALK, "duration_ms": 19}, "duration_ms"),
+        ({"format": "apng", "interpolate": WALK, "duration_ms": 10_001}, "duration_ms"),
+        ({"format": "apng", "interpolate": WALK, "duration_ms": 50.0}, "duration_ms"),
+        ({"format": "apng", "interpolate": WALK, "duration_ms": True}, "duration_ms"),
+        ({"format": "apng", "interpolate": WALK, "loop": 3}, "loop"),
+        ({"format": "APNG", "interpolate": WALK}, "format"),
+    ],
+)
+async def test_what_is_no_animation(client, body, field):
+    refused = await client.post(URL, json=body)
+    assert (refused.status_code, refused.json()["field"]) == (400, field), refused.text
+
+
+async def test_every_frame_of_an_animation_counts(settings):
+    """Also those that a boomerang shows on its way back."""
+    async with running(settings(max_pixels=64 * 16)) as client:
+        body = {"interpolate": {**WALK, "steps": 64}, "format": "apng"}
+        assert (await ask(client, **body)).status_code == 200
+        for more, field in (({"loop": "boomerang"}, "interpolate"), ({"scale": 2}, "scale")):
+            refused = await client.post(URL, json=body | more)
+            assert (refused.status_code, refused.json()["field"]) == (400, field)
+        made = client.app.state.telemetry.registry.get_sample_value("genserve_images_total", {"model": "echo"})
+        assert made == 64, "refused before they are computed"
+
+
+async def test_an_animation_has_a_largest_side(settings, weights):
+    fakes.write(weights, "wide", side=300)
+    async with running(settings(max_pixels=1 << 30)) as client:
+        body = {"model": "wide", "scale": 55, "interpolate": {**WALK, "steps": 2}, "format": "webp-animation"}
+        refused = await client.post(URL, json=body)
+        assert (refused.status_code, refused.json()["field"]) == (400, "format")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -200,6 +292,15 @@ async def test_provenance_remakes_the_same_file(client, body, image_format):
     count = parameters.pop("grid", 1)
     again = parameters if "interpolate" in parameters else {**parameters, "n": count}
     assert (await ask(client, format=image_format, **again)).content == content
+
+
+@pytest.mark.parametrize(("image_format", "_"), MOVING)
+@pytest.mark.parametrize("body", [{}, {"label": 1, "scale": 2, "loop": "boomerang", "duration_ms": 333}])
+async def test_provenance_remakes_the_same_animation(client, body, image_format, _):
+    content = (await ask(client, format=image_format, interpolate=WALK, **body)).content
+    _, parameters = story(content)
+    assert parameters["interpolate"] == WALK
+    assert (await ask(client, format=image_format, **parameters)).content == content
 
 
 async def test_provenance_of_latents_names_their_digest(client):

@@ -55,7 +55,7 @@ async def test_what_happened_is_counted(client):
     assert metric(text, "genserve_request_duration_seconds_count", route="/v1/images/generate") == 2
     assert metric(text, "genserve_model_ready", model="echo") == 1
     assert metric(text, "genserve_model_info", architecture="echo") == 1
-    assert metric(text, "genserve_model_memory_bytes") == 16
+    assert metric(text, "genserve_model_memory_bytes") == 2 * 16, "prepared, and as it is for gradients"
     assert metric(text, "genserve_queue_depth") == 0
 
 

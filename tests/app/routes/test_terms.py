@@ -3,7 +3,9 @@
 import pytest
 
 from app.routes import terms
-from app.schemas import EncodeQuery, ImageRequest, TextRequest
+from app.schemas.encode import EncodeQuery
+from app.schemas.images import ImageRequest
+from app.schemas.text import TextRequest
 from tests import fake_sequences, fakes
 
 
@@ -20,7 +22,7 @@ async def test_a_timeout_that_is_one(client):
 
 
 def test_what_the_worker_never_sees_is_no_part_of_what_was_asked_for():
-    plain, packed = ImageRequest(label=1), ImageRequest(label=1, scale=4, format="webp")
+    plain, packed = ImageRequest(label=1), ImageRequest(label=1, scale=4, format="webp", duration_ms=50, loop="once")
     assert terms._origin(plain) == terms._origin(packed)
     assert terms._origin(plain) != terms._origin(ImageRequest(label=2))
     assert terms._origin(TextRequest(prompt="a")) == terms._origin(TextRequest(prompt="a", stream=True))

@@ -458,7 +458,7 @@ class PlainRunner:
     """Counting and its misbehaviour without tensors, so that many requests take little time."""
 
     slots, max_length, step_seconds, token_seconds = 16, 512, 1e-6, 1e-6
-    keeps, packs_from = True, 4
+    keeps, shares, packs_from = True, True, 4
 
     def __init__(self):
         self.kinds = [None] * self.slots

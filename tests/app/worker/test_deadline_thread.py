@@ -109,6 +109,19 @@ def test_what_hangs_is_refused_and_the_next_goes_on_without_it(gate):
     thread.close()
 
 
+def test_what_is_overdue_is_told_why_before_it_is_refused(gate):
+    thread = DeadlineThread("t", SOON, 4, 2, Refused)
+    told, quick = [], []
+    hung = thread.submit(hanging(gate)[0], lambda reason: told.append((reason, hung.done())))
+    with pytest.raises(Refused) as refused:
+        hung.result(WAIT)
+    assert told == [(str(refused.value), False)]
+    assert thread.submit(lambda: 7, quick.append).result(WAIT) == 7
+    gate.set()
+    thread.close()
+    assert not quick
+
+
 def test_when_too_many_hang_all_are_refused_until_one_ends(gate):
     thread = DeadlineThread("both", SOON, 4, 2, Refused)
     futures = [thread.submit(hanging(gate)[0]) for _ in range(2)]

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from app.engine.jobs import Grammar
 from app.worker import grammars as module
 from app.worker.grammars import GrammarRefused, Grammars, Matcher
+from tests.serving import wait_until
 
 COMMITTED = Path(__file__).parents[3] / "weights" / "shakespeare-gpt" / "tokenizer.json"
 END, TURN, BEGIN = "<|end|>", "<|turn|>", "<|begin|>"
@@ -426,6 +427,45 @@ def test_a_grammar_is_compiled_once(small, monkeypatch):
     first, second = (small.refusal("regex", "once(") for _ in range(2))
     assert first == second
     assert compiled == [Grammar("regex", "once+"), Grammar("regex", "once(")]
+
+
+def test_an_overdue_grammar_is_refused_at_once_until_it_is_compiled_after_all(small, monkeypatch):
+    slow, gate, real = Grammar("regex", "slow"), threading.Event(), Grammars._compiled
+
+    def held(self, grammar):
+        assert grammar != slow or gate.wait(WAIT)
+        return real(self, grammar)
+
+    monkeypatch.setattr(Grammars, "_compiled", held)
+    quick = Model(small.path)
+    monkeypatch.setattr(module, "COMPILE_SECONDS", 0.05)
+    overdue = Model(small.path)
+    for model in (overdue, quick):
+        model.grammars._tokenizer = small.grammars._read_tokenizer()
+    first = overdue.refusal("regex", "slow")
+    again = overdue.grammars.compile(slow)
+    assert again.done()
+    assert str(again.exception()) == first == "the grammar was not compiled: not done within 0.05 seconds"
+    gate.set()
+    wait_until(lambda: overdue.grammars.compile(slow).exception() is None, "it is not compiled after all")
+    quick.compile("regex", "slow")
+    quick.grammars._keep(slow, GrammarRefused("overdue"), late=False)  # in the moment when it was compiled
+    quick.compile("regex", "slow")
+    for model in (overdue, quick):
+        model.grammars.close()
+
+
+def test_a_tokenizer_is_read_ahead(small, monkeypatch):
+    read, real = [], Grammars._read_tokenizer
+    monkeypatch.setattr(Grammars, "_read_tokenizer", lambda self: read.append(threading.current_thread()) or real(self))
+    model = Model(small.path)
+    model.grammars.warm_up()
+    wait_until(lambda: model.grammars._tokenizer is not None, "the tokenizer is not read")
+    (thread,) = read
+    assert thread.name == "genserve-grammars"
+    model.grammars.close()
+    thread.join(WAIT)
+    assert model.grammars.compile(module.FIRST).done()
 
 
 def test_what_is_kept_is_bounded(small, monkeypatch):

@@ -191,6 +191,16 @@ def test_a_broken_start_is_told(peer, weights):
     assert peer.worker.wait(60) == 1
 
 
+def test_the_first_grammar_is_compiled_ahead_in_a_thread_that_ends_with_the_loop(peer, two):
+    def compiling():
+        return [thread for thread in threading.enumerate() if "grammars" in thread.name and thread not in peer.old]
+
+    wait_until(compiling, "no grammar is compiled")
+    peer.sock.close()
+    assert peer.worker.wait(60) == 0
+    wait_until(lambda: not compiling(), "the thread does not end")
+
+
 def test_closing_before_the_configuration(peer):
     peer.sock.close()
     assert peer.worker.wait(60) == 0

@@ -46,3 +46,32 @@ def test_names_that_are_not_served():
     precisions.check_names(parse("int8,a=fp32"), ["a", "b"])
     with pytest.raises(PrecisionError, match=r"dtype: no model c, d is served \(served: a, b\)"):
         precisions.check_names(parse("c=fp32,a=bf16,d=int8"), ["a", "b"])
+
+
+def card(dtype, **said):
+    return {"precision": {"precisions": {dtype: said}}}
+
+
+def test_a_card_s_word_on_a_precision(caplog):
+    too_much = card("int4", served=False, ratio=1.0412)
+    refusal = r"^a: by its card int4 costs too much perplexity \(1\.0412 times as much\): give it another precision$"
+    with pytest.raises(PrecisionError, match=refusal):
+        precisions.check_card("a", "int4", too_much)
+    with pytest.raises(PrecisionError, match="too much"):
+        precisions.check_card("a", "bf16", card("bf16", served=False))
+    precisions.check_card("a", "bf16", too_much)
+    precisions.check_card("a", "int4", card("int4", served=True, ratio=1.0299))
+    assert not caplog.records
+
+
+def test_few_bits_of_unknown_cost_are_said_once(caplog):
+    silent = ({}, {"precision": "low"}, {"precision": {"precisions": []}}, card("int4"), card("int8", served=True))
+    for said in silent:
+        caplog.clear()
+        precisions.check_card("a", "int4", said)
+        assert [record.getMessage() for record in caplog.records] == [
+            "a: its card does not say what int4 costs; training.perplexity measures it"
+        ]
+        precisions.check_card("a", "bf16", said)
+        precisions.check_card("a", "fp32", said)
+        assert len(caplog.records) == 1

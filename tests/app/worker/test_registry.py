@@ -38,7 +38,7 @@ def folder(config, name):
 
 
 def test_precision_is_half_where_the_cpu_has_it(config, monkeypatch):
-    for fast, dtype, size in ((True, "bfloat16", 8), (False, "float32", 16)):
+    for fast, dtype, size in ((True, "bfloat16", 8 + 16), (False, "float32", 16 + 16)):
         monkeypatch.setattr(packing, "has_fast_bf16", lambda fast=fast: fast)
         alpha, _ = registry.load(config).models
         assert (alpha.dtype, alpha.memory_bytes) == (dtype, size)
@@ -132,6 +132,19 @@ def test_what_can_not_be_packed_is_served_as_it_is(texts):
         registry.load(with_(texts, dtype="auto,echo=int4"))
 
 
+def test_a_precision_that_costs_too_much_by_the_card_is_refused(texts, caplog):
+    place = folder(texts, "writer")
+    assert registry.load(with_(texts, models=("writer",), dtype="int4")).models[0].dtype == "int4"
+    assert caplog.text.count("writer: its card does not say what int4 costs") == 1
+    card = {
+        "precision": {"precisions": {"int4": {"served": False, "ratio": 1.2}, "int8": {"served": True, "ratio": 1}}}
+    }
+    checkpoint.write_config(place, checkpoint.with_card(checkpoint.read_config(place), card))
+    assert registry.load(with_(texts, models=("writer",), dtype="int8")).models[0].dtype == "int8"
+    with pytest.raises(RegistryError, match="writer: by its card int4 costs too much perplexity"):
+        registry.load(with_(texts, dtype="int4", skip_broken=True))
+
+
 def test_slots_are_as_many_as_fit(texts, monkeypatch, caplog):
     slot = state_bytes(gpt().init_state(1))
     monkeypatch.setattr(registry, "_weights_needed", lambda *_: [])
@@ -144,12 +157,12 @@ def test_slots_are_as_many_as_fit(texts, monkeypatch, caplog):
 
 def test_all_models_are_loaded_warmed_and_described(config):
     loaded = registry.load(with_(config, dtype="fp32"))
-    assert list(loaded.lanes) == ["alpha", "beta"]
+    assert list(loaded.lanes) == ["alpha", "alpha/inpaint", "beta", "beta/inpaint"]
     alpha, beta = loaded.models
     assert (alpha.name, alpha.architecture, alpha.kind) == ("alpha", "small-batches-differ", "latent")
     assert (alpha.buckets, beta.buckets) == ((4, 8), (1, 2, 4, 8))
     assert (alpha.image_shape, alpha.latent_shape, alpha.num_classes) == ((4, 4, 3), (4,), 10)
-    assert (alpha.parameters, alpha.memory_bytes, alpha.dtype) == (4, 16, "float32")
+    assert (alpha.parameters, alpha.memory_bytes, alpha.dtype) == (4, 2 * 16, "float32")
     assert alpha.labels == fakes.LABELS
     assert alpha.card == {"license": "none"}
     assert len(alpha.digest) == 64
@@ -168,7 +181,7 @@ def test_lanes_make_pictures(config):
 
 
 def test_names_choose(config):
-    assert list(registry.load(with_(config, models=("beta",))).lanes) == ["beta"]
+    assert list(registry.load(with_(config, models=("beta",))).lanes) == ["beta", "beta/inpaint"]
     with pytest.raises(RegistryError, match=r"no weights folder gamma, delta \(found: alpha, beta\)"):
         registry.load(with_(config, models=("gamma", "beta", "delta")))
 
@@ -176,7 +189,7 @@ def test_names_choose(config):
 def test_files_and_other_folders_are_no_models(config):
     (folder(config, "README.md")).write_text("hello")
     (folder(config, "notes")).mkdir()
-    assert list(registry.load(config).lanes) == ["alpha", "beta"]
+    assert list(registry.load(config).lanes) == ["alpha", "alpha/inpaint", "beta", "beta/inpaint"]
 
 
 def test_no_models(config, tmp_path):
@@ -216,7 +229,7 @@ def test_a_broken_folder_is_skipped_on_request(config, fault, caplog):
     break_it, cause = FAULTS[fault]
     break_it(folder(config, "alpha"))
     loaded = registry.load(with_(config, skip_broken=True))
-    assert list(loaded.lanes) == ["beta"]
+    assert list(loaded.lanes) == ["beta", "beta/inpaint"]
     assert [model.name for model in loaded.models] == ["alpha", "beta"]
     assert cause in loaded.models[0].error
     assert cause in caplog.text
@@ -247,7 +260,8 @@ def test_networks_that_break_their_protocol(config, architecture, cause):
     with pytest.raises(RegistryError, match=cause) as caught:
         registry.load(config)
     assert "gamma" in str(caught.value)
-    assert list(registry.load(with_(config, skip_broken=True)).lanes) == ["alpha", "beta"]
+    lanes = registry.load(with_(config, skip_broken=True)).lanes
+    assert list(lanes) == ["alpha", "alpha/inpaint", "beta", "beta/inpaint"]
 
 
 def test_labels_must_fit_the_classes(config):
@@ -261,7 +275,7 @@ def test_an_encoder_is_a_lane_of_its_own(config):
     plain = registry.load(config).models[1]
     fakes.write(folder(config, ""), "gamma", "echo-encoder")
     loaded = registry.load(config)
-    assert list(loaded.lanes) == ["alpha", "beta", "gamma", "gamma/encode"]
+    assert list(loaded.lanes)[4:] == ["gamma", "gamma/inpaint", "gamma/encode"]
     gamma = loaded.models[2]
     assert (plain.encodes, gamma.encodes) == (False, True)
     assert gamma.encode_buckets == (1, 2, 4, 8)
@@ -278,13 +292,25 @@ def test_an_encoder_is_a_lane_of_its_own(config):
 def test_an_encoder_s_memory_is_counted(config):
     fakes.write(folder(config, ""), "gamma", "echo-encoder")
     needed = dict(registry._weights_needed(registry.find_folders(folder(config, ""), ()), Dtypes(), CPU))
-    assert needed["gamma"] == 2 * needed["beta"]
+    assert 2 * needed["gamma"] == 3 * needed["beta"], "to decode, for gradients, and to encode"
 
 
 def test_styles_are_told(config):
     fakes.write(folder(config, ""), "gamma", "echo-styles", styles=5)
     alpha, _, gamma = registry.load(config).models
     assert (alpha.styles, gamma.styles, gamma.latent_shape) == (0, 5, (5, fakes.LATENT_DIM))
+
+
+@pytest.mark.parametrize(("index", "fits"), [(3, True), (4, False)])
+def test_controls_are_told_and_fit_the_latent(config, index, fits):
+    named = {"code_0": {"index": index, "min": -1, "max": 1.0, "description": "x"}}
+    place = fakes.write(folder(config, ""), "gamma")
+    checkpoint.write_config(place, dataclasses.replace(checkpoint.read_config(place, fakes.LATENT), controls=named))
+    if fits:
+        assert [model.controls for model in registry.load(config).models] == [{}, {}, named]
+    else:
+        with pytest.raises(RegistryError, match=r"gamma: controls\.code_0: index 4 of a latent of shape \[4\]"):
+            registry.load(config)
 
 
 @pytest.mark.parametrize(
@@ -369,10 +395,11 @@ def test_a_large_network_takes_all_threads(config, monkeypatch):
 
 
 def submitted(lanes, rows):
-    """The lanes, with so many rows waiting in each."""
-    for name, lane in lanes.items():
+    """The lanes of pictures, with so many rows waiting in each."""
+    own = {name: lane for name, lane in lanes.items() if "/" not in name}
+    for name, lane in own.items():
         lane.submit(1, LatentJob(name, np.zeros((rows, fakes.LATENT_DIM), np.float32), np.zeros(rows, np.int64)))
-    return lanes.values()
+    return own.values()
 
 
 def test_operator_s_module(config):

@@ -78,7 +78,7 @@ def test_a_snapshot_holds_every_moving_part(make_run, recipe, kind):
         with pytest.raises(AssertionError):
             same(before[part], after[part])
     assert after["networks"].keys() == run.objective.networks.keys()
-    assert after["networks"].keys() - {"best"} == after["optimizers"].keys()
+    assert after["networks"].keys() - {"best", "tracker"} == after["optimizers"].keys()
 
 
 def test_an_info_gan_that_looks_ahead_goes_on_as_if_it_had_not_stopped(make_run, recipe, raw_recipe):

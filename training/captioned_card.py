@@ -67,8 +67,8 @@ def _how_drawn(card: Mapping[str, Any], how: Mapping[str, Any]) -> str:
         "greatest, which is what the model takes when a request names none. Colours are found by arithmetic: the "
         "median of the edge and of what stands out from it, and the named colours nearest to them. The animal is found "
         f"by the judge `{how['judge']}`, which sees the shape alone, cut out by these two colours; it has seen the "
-        "silhouettes of the training split, none of the network's pictures, and steered nothing. Bits per code are "
-        f"those of {how['scenes']:,} scenes of silhouettes and combinations that are held out, and of "
+        "silhouettes of the training split, none of the network's pictures, and steered nothing. Bits per code, taken "
+        f"in float32, are those of {how['scenes']:,} scenes of silhouettes and combinations that are held out, and of "
         f"{how['emoji']:,} emoji that are not.\n\n" + "\n".join(rows)
     )
 

@@ -6,6 +6,7 @@ are passed; 1 a gate is missed or something is wrong, said in one line. `trainin
 """
 
 import argparse
+import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from models import checkpoint
 from models.checkpoint import Checkpoint, CheckpointError, ModelConfig, write_atomically
 from models.info_gan import InfoGenerator
+from models.precision import pack
 from models.text_to_image import TextToImage
 from models.vae import ConvVAE
 from models.vq import VQVAE
@@ -219,7 +221,10 @@ def evaluate_text_to_image(
     assert isinstance(loaded.model, TextToImage)
     illustrator = Illustrator(loaded.model, decoder_of(decoder))
     check_fit(illustrator.network, illustrator.decoder, dataset)
-    found = illustration.measure(illustrator, dataset, judge, scales)
+    bits = illustration.bits_per_code(illustrator, dataset, limit=illustration.CODED)
+    served = replace(illustrator, network=copy.deepcopy(loaded.model))
+    pack(served.network, "bf16")
+    found = illustration.measure(served, dataset, judge, scales)
     how = {
         "count": found.count,
         "scenes": min(len(dataset.test), illustration.CODED),
@@ -227,12 +232,12 @@ def evaluate_text_to_image(
         "seed": 0,
         "judge": judge.digest,
         "decoder": f"{decoder.name}@{decoder.config.digest[:16]}",
-        "dtype": "float32",
+        "dtype": str(SERVED_DTYPE).removeprefix("torch."),
         "curve": [cards.rounded(point) for point in found.curve],
         "captions": illustration.shown(dataset),
     }
-    samples = illustration.sample_grid(illustrator, dataset, found.guidance)
-    return Evaluation(cards.rounded(found.metrics), how, samples, chosen={"guidance": found.guidance})
+    samples = illustration.sample_grid(served, dataset, found.guidance)
+    return Evaluation(cards.rounded({**found.metrics, **bits}), how, samples, chosen={"guidance": found.guidance})
 
 
 def evaluate_speech(loaded: Checkpoint, dataset: SpeechDataset) -> Evaluation:

@@ -52,7 +52,7 @@ class Illustrated:
     """What was measured.
 
     Attributes:
-        metrics: the names of `METRICS`, those of drawn pictures at the best scale.
+        metrics: the names of `METRICS` but the bits, those of drawn pictures at the best scale.
         curve: share of animals and of colours found at each scale.
         guidance: the best scale.
         count: pictures drawn at each.
@@ -81,7 +81,7 @@ def measure(
     best = max(curve, key=lambda point: point["animal_found"] * point["colours_found"])
     found = {name: best[name] for name in ("animal_found", "colours_found")}
     found |= _picked(illustrator, captions[::DRAWN], asked[::DRAWN], judge, best["guidance"], seed)
-    metrics = {**found, **bits_per_code(illustrator, dataset, limit=CODED), **_real(illustrator, dataset, judge)}
+    metrics = {**found, **_real(illustrator, dataset, judge)}
     return Illustrated(metrics, curve, best["guidance"], len(asked))
 
 

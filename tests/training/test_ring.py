@@ -1,4 +1,4 @@
-"""Mode collapse on a ring of eight Gaussians: seen, and mended by looking ahead or by the relativistic loss."""
+"""Mode collapse on a ring of eight Gaussians: seen, and mended by looking ahead."""
 
 import pytest
 import torch

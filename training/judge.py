@@ -139,7 +139,11 @@ class _Block(nn.Module):
 
 
 FOLDERS = Path(__file__).parent / "judges"
-MEASURES: Mapping[str, str] = {"fashion-mnist": "fashion", "animal-mnist": "animals", "emoji-animals": "shapes"}  # data -> the judge that measures
+MEASURES: Mapping[str, str] = {
+    "fashion-mnist": "fashion",
+    "animal-mnist": "animals",
+    "emoji-animals": "shapes",
+}  # data -> the judge that measures
 JUDGES: dict[str, type[nn.Module]] = {ARCHITECTURE: ConvJudge, RESIDUAL: ResidualJudge}
 
 

@@ -41,7 +41,7 @@ from models.protocols import CodeModel, EncodingModel, LatentModel, SequenceMode
 
 LATENT_BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
 # Of a sequence model's weight; more than its bits, since a head that is the embedding is packed besides.
-BYTES_A_PARAMETER: dict[Precision, float] = {"fp32": 5, "bf16": 2.5, "int8": 1.5, "int4": 1.25}
+BYTES_A_PARAMETER: dict[Precision, float] = {"fp32": 5, "bf16": 2.5, "int8": 2.5, "int4": 2.25}
 # Beyond that, of the model that is being verified, converted and packed; the file of a sequence model is mapped.
 LOADING_BYTES_A_PARAMETER: dict[Kind, int] = {"latent": 12, "sequence": 4}
 ALL_THREADS_PARAMETERS = 1 << 25  # from here on one step takes every core

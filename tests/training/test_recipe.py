@@ -36,7 +36,7 @@ def test_a_recipe_survives_json(raw_recipe, kind):
 
 def test_captioned_pictures_go_with_the_objectives_that_read_them(raw_recipe):
     for kind, other in (("vq", "gan"), ("gan", "vq"), ("text-to-image", "vae")):
-        with pytest.raises(TrainingError, match=r'data\.kind = "captioned" goes with objective\.kind = "vq" or "text-to-'):
+        with pytest.raises(TrainingError, match=r'data\.kind = "captioned" goes with objective\.kind = "vq"'):
             parse_recipe({**raw_recipe(kind), "data": raw_recipe(other)["data"]})
     crossed = parse_recipe({**raw_recipe("vq"), "data": raw_recipe("text-to-image")["data"]})
     assert crossed.data.labels == ()

@@ -20,8 +20,8 @@ class PlayedEngine:
     def __init__(self, info):
         self.info, self.jobs, self.given_up, self.left = info, None, [], 0
 
-    def model(self, name, kind):
-        assert kind == "sequence"
+    def model(self, name, task):
+        assert task == "text"
         return self.info
 
     def leave(self):

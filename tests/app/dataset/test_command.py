@@ -21,11 +21,12 @@ from training.data import parse_idx
 
 # Sends itself a signal at the n-th step that the disk would see.
 DYING = """
-import os, shutil, sys
+import os, shutil, signal, sys
 from pathlib import Path
 from app.dataset import command
 from tests.app.dataset import told
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background begin with it ignored
 left, number, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 
 def dying(call):

@@ -22,7 +22,6 @@ from app.worker.runner import (
     ModelFault,
     count_flops,
     most_rows,
-    powers_of_two,
 )
 from app.worker.threads import compute_with
 from models.protocols import EncodingModel
@@ -40,7 +39,7 @@ class EncodingRunner(ExactRunner):
             model: an `EncodingModel` in evaluation mode and float32; left as it is.
             decoder: of the same model, warmed up.
             device: where it is.
-            max_batch: largest batch to try.
+            max_batch: largest batch to try; on a CPU one of `BATCH_FLOPS`, if that is smaller.
             threads: of a CPU, for a network so large that one picture is worth sharing among them.
 
         Raises:
@@ -50,16 +49,19 @@ class EncodingRunner(ExactRunner):
         assert isinstance(model, EncodingModel)
         super().__init__(device)
         compute_with(1)
-        pictures, labels = _probe(model, decoder, max(PROBE_ROWS, max_batch))
+        pictures, labels = _probe(model, decoder, PROBE_ROWS)
         network: nn.Module = _Encoder(model)
-        samples = self._as_input(pictures[:PROBE_ROWS])
+        samples = self._as_input(pictures)
         _check_output(network, samples[:1], labels[:1], model.latent_shape)
-        self.threads = threads if count_flops(network, samples[:1], labels[:1]) > SHARED_FLOPS else 1
+        flops = count_flops(network, samples[:1], labels[:1])
+        self.threads = threads if flops > SHARED_FLOPS else 1
         if device.type == "cpu":
-            network, _ = packing.prepare(network, torch.float32, samples, torch.from_numpy(labels[:PROBE_ROWS]))
+            network, _ = packing.prepare(network, torch.float32, samples, torch.from_numpy(labels))
         self._model = network  # type: ignore[assignment]  # it has `decode`, which is all that is called
         row_bytes = max(math.prod(decoder.image_shape), 4 * math.prod(model.latent_shape))
-        self._warm_up(pictures, labels, powers_of_two(min(max_batch, most_rows(row_bytes))))
+        sizes = self._sizes(flops, min(max_batch, most_rows(row_bytes)))
+        rows = max(PROBE_ROWS, sizes[-1])  # the same pictures again and again, where there are fewer
+        self._warm_up(np.resize(pictures, (rows, *pictures.shape[1:])), np.resize(labels, rows), sizes)
 
     def _as_input(self, rows: Pictures) -> Tensor:
         samples = torch.from_numpy(rows).to(self._device, torch.float32).permute(0, 3, 1, 2).contiguous()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from app import latents
 from app.engine.jobs import Labels, Latents, RefineJob, Rows
-from app.worker.runner import PROBE_ROWS, ExactRunner, LatentRunner, ModelFault, most_rows
+from app.worker.runner import ExactRunner, LatentRunner, ModelFault, most_rows
 from app.worker.threads import compute_with
 from models.protocols import LatentModel
 
@@ -46,7 +46,7 @@ class RefiningRunner(ExactRunner):
         self._model, self.threads = model, decoder.threads
         self.shape = tuple(model.latent_shape)
         sizes = SIZES if device.type == "cpu" else DEVICE_SIZES
-        rows, labels = self._probe(max(PROBE_ROWS, *sizes), model.num_classes, decoder.image_shape)
+        rows, labels = self._probe(max(sizes), model.num_classes, decoder.image_shape)
         self._check(rows[:1], labels[:1])
         most = min(max_batch, most_rows(4 * rows.shape[1]))
         self._warm_up(rows, labels, [size for size in sizes if size <= most] or [most])

@@ -25,6 +25,9 @@ from models.protocols import CodeModel, LatentModel
 PROBE_ROWS = 16  # rows that every bucket is checked on; kernels differ by batch size, so few rows tell
 IMAGE_CHANNELS = (1, 3, 4)
 SHARED_FLOPS = 4e9  # a row that keeps one core busy for tens of milliseconds
+BATCH_FLOPS = 2e9  # of a batch on a CPU: a larger one costs no less a row, and holds up what came after it
+FEWEST_ROWS = 4  # that a CPU is given at once, however large the network
+TIMINGS = 3  # of a batch that has run before
 
 
 class ModelFault(Exception):
@@ -88,8 +91,16 @@ class ExactRunner:
         """The smallest bucket that holds so many rows."""
         return next(size for size in self.buckets if size >= rows)
 
+    def _sizes(self, flops: int, most: int) -> list[int]:
+        """Batches to try, ascending, none of more than `most` rows. Told by size, as threads are: they decide bits."""
+        if self._device.type == "cpu":
+            rows = max(FEWEST_ROWS, int(BATCH_FLOPS) // max(1, flops))
+            most = min(most, 1 << (rows.bit_length() - 1))
+        return powers_of_two(most)
+
     def _warm_up(self, rows: Rows, labels: Labels, sizes: Sequence[int]) -> None:
         """Run buckets of these sizes, ascending, keep the exact ones and measure them."""
+        rows, labels = (part[: max(PROBE_ROWS, sizes[-1])] for part in (rows, labels))
         self.buckets = self._exact_buckets(sizes, rows, labels)
         self.seconds = tuple(self._measure(rows[:size], labels[:size]) for size in self.buckets)
 
@@ -127,9 +138,9 @@ class ExactRunner:
         return torch.cat(parts)
 
     def _measure(self, rows: Rows, labels: Labels) -> float:
-        """Seconds for one batch: the best of four, the first of which also warms this size up."""
+        """Seconds for one batch: the least of a few, since other programs only ever add to it."""
         took = []
-        for _ in range(4):
+        for _ in range(TIMINGS):
             start = time.perf_counter()
             self.compute(rows, labels)
             took.append(time.perf_counter() - start)
@@ -157,7 +168,7 @@ class LatentRunner(ExactRunner):
         Args:
             model: a `LatentModel` in evaluation mode and float32; left as it is.
             device: where it is.
-            max_batch: largest batch to try.
+            max_batch: largest batch to try; on a CPU one of `BATCH_FLOPS`, if that is smaller.
             dtype: precision to compute in, where it gives the pictures of float32.
             threads: of a CPU, for a network so large that one picture is worth sharing among them.
 
@@ -178,7 +189,8 @@ class LatentRunner(ExactRunner):
         self.image_shape = self._check_output(latents, labels)
         flops = count_flops(model, torch.from_numpy(latents[:1]).to(device), labels[:1])
         self.threads = threads if flops > SHARED_FLOPS else 1
-        self._warm_up(latents, labels, powers_of_two(min(max_batch, most_rows(math.prod(self.image_shape)))))
+        sizes = self._sizes(flops, min(max_batch, most_rows(math.prod(self.image_shape))))
+        self._warm_up(latents, labels, sizes)
 
     def _as_input(self, rows: Latents) -> Tensor:
         return torch.from_numpy(rows).to(self._device, self.dtype, non_blocking=True)

@@ -46,6 +46,15 @@ def test_a_largest_batch_that_is_no_power_of_two():
     assert [runner.bucket_for(n) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]
 
 
+@pytest.mark.parametrize(("channels", "buckets"), [((16, 8), (1, 2, 4, 8, 16)), ((512, 512), (1, 2, 4))])
+def test_a_large_network_is_not_given_large_batches_on_a_cpu(channels, buckets):
+    """At 16x16, two layers of 512 channels are more than half a billion operations a row."""
+    from models.gan import ConvGenerator
+
+    torch.manual_seed(0)
+    assert runner_of(ConvGenerator(latent_dim=8, channels=channels, base_size=4), 16).buckets == buckets
+
+
 def test_warm_up_measures_every_bucket():
     runner = runner_of(fakes.EchoLatents(side=3, image_channels=3))
     assert len(runner.seconds) == len(runner.buckets)

@@ -120,10 +120,12 @@ class Speaker:
         """How many a request comes to.
 
         Raises:
-            InvalidField: fewer than one, or more than the model or the operator allows.
+            InvalidField: fewer than one, more than the model or the operator allows, or said twice.
         """
         rate: int = info.output["sample_rate"]
-        asked: int = letters * info.output["samples_per_character"]
+        if request.seconds is not None and request.speed is not None:
+            raise InvalidField("speed: has no meaning beside seconds", field="speed")
+        asked = round(letters * info.output["samples_per_character"] / (request.speed or 1.0))
         field = "prompt" if request.seconds is None else "seconds"
         samples = asked if request.seconds is None else round(request.seconds * rate)
         most = min(info.max_length - 1, int(self._max_seconds * rate))

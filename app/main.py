@@ -33,10 +33,11 @@ from app.routes import (
     models,
     openai,
     problems,
+    speech,
     text,
 )
 from app.routes.envelope import Envelope
-from app.schemas.audio import AudioRequest
+from app.schemas.audio import AudioRequest, OpenAISpeechRequest
 from app.schemas.chat import OpenAIChatRequest
 from app.schemas.completions import OpenAICompletionRequest
 from app.schemas.encode import EncodeRequest, ReconstructRequest
@@ -57,6 +58,7 @@ DOCUMENTED = (
     InpaintRequest,
     TextRequest,
     AudioRequest,
+    OpenAISpeechRequest,
     OpenAIImageRequest,
     OpenAICompletionRequest,
     OpenAIChatRequest,
@@ -67,6 +69,7 @@ DIRECT = {
     ("POST", "/v1/images/generate"): images.generate,
     ("POST", "/v1/text/complete"): text.complete,
     ("POST", "/v1/audio/generate"): audio.generate,
+    ("POST", "/v1/audio/speech"): speech.speech,
     ("POST", "/v1/completions"): completions.completions,
     ("POST", "/v1/chat/completions"): chat.chat_completions,
 }
@@ -97,7 +100,7 @@ def create_app(
     )
     app.state.settings, app.state.telemetry, app.state.launch = settings, telemetry, launch
     app.state.on_failure = on_failure or (lambda: os.kill(os.getpid(), signal.SIGTERM))
-    for module in (images, encode, inpaint, text, audio, openai, completions, chat, models, health, metrics):
+    for module in (images, encode, inpaint, text, audio, speech, openai, completions, chat, models, health, metrics):
         app.include_router(module.router)
     problems.install(app)
     _enclose(app, telemetry)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import hypothesis
+import openai
 import pytest
 import torch
 
@@ -79,6 +80,14 @@ async def running(settings: Settings, *, launch=WorkerThread, wait: bool = True)
                 await asyncio.wait_for(changed.wait(), 60)
                 assert app.state.engine.failure is None, app.state.engine.failure
             yield client
+
+
+@contextlib.asynccontextmanager
+async def stock_client(client: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The stock asynchronous client of OpenAI, its connection replaced by the application of another."""
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(client.app))
+    async with openai.AsyncOpenAI(base_url="http://genserve/v1", api_key="none", http_client=http, max_retries=0) as ai:
+        yield ai
 
 
 @pytest.fixture

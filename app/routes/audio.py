@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
@@ -17,6 +18,12 @@ from app.routes.terms import terms_of
 from app.schemas.audio import AudioRequest
 
 WAV = "audio/wav"
+SOUND: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "16-bit PCM, one channel; when streamed of unknown length, sent while it is made.",
+        "content": {WAV: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 log = logging.getLogger("genserve.http")
 
@@ -27,20 +34,22 @@ router = APIRouter()
     "/v1/audio/generate",
     summary="Generate speech",
     response_class=Response,
-    responses={
-        200: {
-            "description": "16-bit PCM, one channel; with `stream` of unknown length, sent while it is made.",
-            "content": {WAV: {"schema": {"type": "string", "format": "binary"}}},
-        },
-        **problems.responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
-    },
+    responses=SOUND | problems.responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
     openapi_extra=request_body(AudioRequest),
 )
 async def generate(request: Request) -> Response:
     """What the prompt says, by the first speech model unless another is named."""
-    speaker: Speaker = request.app.state.speaker
     negotiate(accepted(request.scope), (WAV,))
-    body = await read_json(request, AudioRequest)
+    return await answer(request, await read_json(request, AudioRequest))
+
+
+async def answer(request: Request, body: AudioRequest) -> Response:
+    """The sound that a body asks for, in either route's name.
+
+    Raises:
+        GenserveError: the request does not fit the model, or the engine refuses or fails it.
+    """
+    speaker: Speaker = request.app.state.speaker
     request.scope["model"] = speaker.model(body.model).name
     speech = speaker.begin(body, terms_of(request, body, whole=not body.stream))
     headers = reproduction_headers(request, speech.info, speech.seed)

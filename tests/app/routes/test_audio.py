@@ -1,4 +1,4 @@
-"""`POST /v1/audio/generate`: the right samples, whole or as they are made, with their whole story."""
+"""`POST /v1/audio/generate` and OpenAI's route: the right samples, whole or as they are made, with their story."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import json
 import socket
 
 import httpx
+import openai
 import pytest
 
 from app import latents, wav
@@ -15,10 +16,10 @@ from tests import fake_outputs as fakes
 from tests import fake_sequences
 from tests import fakes as pictures
 from tests.app.test_wav import read
-from tests.conftest import running
+from tests.conftest import running, stock_client
 from tests.serving import PATIENCE, eventually, serving, wait_until
 
-URL = "/v1/audio/generate"
+URL, OPENAI = "/v1/audio/generate", "/v1/audio/speech"
 
 
 def expected(text, samples):
@@ -56,6 +57,11 @@ async def test_a_transcript_becomes_sound(client, text, stream):
     rate, samples, _ = read((await ask(client, prompt=text, stream=stream)).content)
     assert rate == fakes.RATE
     assert samples.tolist() == expected(text.lower(), len(text) * fakes.SAMPLES_A_LETTER)
+
+
+@pytest.mark.parametrize(("speed", "samples"), [(0.25, 240), (1, 60), (1.5, 40), (4.0, 15)])
+async def test_speed(client, speed, samples):
+    assert read((await ask(client, prompt="abc", speed=speed)).content)[1].tolist() == expected("abc", samples)
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.5, 0.3333, 4.0])
@@ -125,6 +131,8 @@ async def test_seconds_are_counted(client):
         ({"prompt": "a", "seconds": "1"}, "seconds", "number"),
         ({"prompt": "a", "seed": latents.MAX_SEED + 1}, "seed", "less than or equal"),
         ({"prompt": "a", "voice": "alloy"}, "voice", "unknown"),
+        ({"prompt": "a", "speed": 0.2}, "speed", "greater than or equal to 0.25"),
+        ({"prompt": "a", "speed": 1.0, "seconds": 1.0}, "speed", "no meaning beside seconds"),
     ],
 )
 async def test_what_makes_no_sense_is_named(client, body, field, said):
@@ -190,6 +198,57 @@ async def test_deadlines(client, gate, stream):
     if stream:
         assert len(read((await asked).content)[1]) == 100
     await eventually(lambda: client.app.state.engine.in_flight == 0)
+
+
+# OpenAI's route
+
+
+@pytest.fixture
+async def stock(client):
+    async with stock_client(client) as ai:
+        yield ai
+
+
+@pytest.mark.parametrize(
+    ("asked", "native"),
+    [
+        ({"voice": "default"}, {}),
+        ({"voice": "default", "model": "humming", "speed": 2.0, "response_format": "wav"}, {"speed": 2.0}),
+        ({"voice": "default", "extra_body": {"seed": 9}, "stream_format": "audio"}, {"seed": 9, "stream": True}),
+    ],
+)
+async def test_the_stock_client_gets_the_same_sound(client, stock, asked, native):
+    answer = await stock.audio.speech.create(**{"model": None, "input": "Abc", **asked})
+    seed = int(answer.response.headers["x-genserve-seed"])
+    assert answer.response.headers["content-type"] == "audio/wav"
+    assert answer.content == (await ask(client, **{"prompt": "Abc", "seed": seed, **native})).content
+
+
+async def test_the_stock_client_streams(stock):
+    asked = {"model": "humming", "input": "abc", "voice": "default", "stream_format": "audio"}
+    async with stock.audio.speech.with_streaming_response.create(**asked) as answer:
+        content = b"".join([piece async for piece in answer.iter_bytes()])
+    assert read(content)[1].tolist() == expected("abc", 60)
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "said"),
+    [
+        ({"input": "7"}, "input", "input: humming does not know '7'"),
+        ({"input": ""}, "input", "at least 1"),
+        ({"voice": "alloy"}, "voice", "'default'"),
+        ({"response_format": "mp3"}, "response_format", "'wav'"),
+        ({"stream_format": "sse"}, "stream_format", "'audio'"),
+        ({"instructions": "Whisper."}, "instructions", "at most 0"),
+        ({"speed": 9.0}, "speed", "less than or equal to 4"),
+        ({"extra_body": {"seconds": 1}}, "seconds", "unknown"),
+    ],
+)
+async def test_what_the_stock_client_can_t_have(stock, asked, param, said):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await stock.audio.speech.create(**{"model": "humming", "input": "abc", "voice": "default", **asked})
+    assert caught.value.param == param
+    assert said in caught.value.message
 
 
 # on a real server

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 
-import httpx
 import openai
 import pytest
 
 from app.schemas.chat import OpenAIChatChunk, OpenAIChatCompletion
 from tests import fake_sequences as fakes
+from tests.conftest import stock_client
 
 URL = "/v1/chat/completions"
 TEMPLATE = (
@@ -41,9 +41,7 @@ def chat_client(text_client, tmp_path):
 
 @pytest.fixture
 async def stock(chat_client):
-    """The stock asynchronous client, its connection replaced by the application."""
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(chat_client.app))
-    async with openai.AsyncOpenAI(base_url="http://genserve/v1", api_key="none", http_client=http, max_retries=0) as ai:
+    async with stock_client(chat_client) as ai:
         yield ai.chat.completions
 
 

@@ -4,12 +4,12 @@ import asyncio
 import json
 import math
 
-import httpx
 import openai
 import pytest
 
 from app.schemas.completions import OpenAICompletion
 from tests import fake_sequences as fakes
+from tests.conftest import stock_client
 from tests.serving import metric
 
 URL = "/v1/completions"
@@ -18,9 +18,7 @@ NATIVE = "/v1/text/complete"
 
 @pytest.fixture
 async def stock(text_client):
-    """The stock asynchronous client, its connection replaced by the application."""
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(text_client.app))
-    async with openai.AsyncOpenAI(base_url="http://genserve/v1", api_key="none", http_client=http, max_retries=0) as ai:
+    async with stock_client(text_client) as ai:
         yield ai
 
 

@@ -3,22 +3,19 @@
 import base64
 import io
 
-import httpx
 import openai
 import pytest
 from PIL import Image
 
 from tests import fakes
-from tests.conftest import running
+from tests.conftest import running, stock_client
 
 URL = "/v1/images/generations"
 
 
 @pytest.fixture
 async def stock(client):
-    """The stock asynchronous client, its connection replaced by the application."""
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(client.app))
-    async with openai.AsyncOpenAI(base_url="http://genserve/v1", api_key="none", http_client=http, max_retries=0) as ai:
+    async with stock_client(client) as ai:
         yield ai
 
 

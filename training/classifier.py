@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from training import quality
 from training.augment import mirrored, shifted
 from training.data import Batch, Dataset, to_samples
@@ -67,7 +67,7 @@ class ClassifierObjective:
 
 def _classifier(recipe: Recipe, dataset: Dataset) -> nn.Module:
     """The network, tried once on a picture."""
-    network = checkpoint.build(recipe.model.architecture, recipe.model.config, JUDGES).eval()
+    network = build(recipe.model.architecture, recipe.model.config, JUDGES).eval()
     sample, classes = dataset.test.batch(torch.arange(1)).samples, len(dataset.labels)
     try:
         logits = network(sample)

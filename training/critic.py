@@ -20,8 +20,12 @@ from torch import Tensor, nn
 
 import models
 from models import checkpoint
-from models.checkpoint import Checkpoint, CheckpointError, ModelConfig, write_atomically
+from models.architecture import build
+from models.checkpoint import Checkpoint
+from models.config import ModelConfig
 from models.critic import Critic, langevin_step
+from models.errors import CheckpointError
+from models.files import CRITIC_FILE, write_atomically
 from training import card as cards
 from training import quality
 from training.data import Dataset, to_samples
@@ -65,7 +69,7 @@ def discriminator_of(snapshot: Mapping[str, Any], loaded: Checkpoint) -> tuple[s
     _check_generator(snapshot, loaded)
     config = dict(options["discriminator"])
     kind = config.pop("kind", "conv")
-    network = checkpoint.build(kind, config, models.CRITICS)
+    network = build(kind, config, models.CRITICS)
     network.load_state_dict({name: tensor.half() for name, tensor in state.items()})
     return kind, config, network.eval().requires_grad_(False)
 
@@ -223,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     assert written.critic is not None
-    print(f"wrote {folder / checkpoint.CRITIC_FILE}, sha256 {written.critic.sha256[:16]}")
+    print(f"wrote {folder / CRITIC_FILE}, sha256 {written.critic.sha256[:16]}")
     return 0
 
 

@@ -19,7 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.checkpoint import Checkpoint, CheckpointError, ModelConfig, write_atomically
+from models.architecture import served
+from models.checkpoint import Checkpoint
+from models.config import ModelConfig, with_card, write_config
+from models.errors import CheckpointError
+from models.files import CONFIG_FILE, write_atomically
 from models.info_gan import InfoGenerator
 from models.precision import pack
 from models.text_to_image import TextToImage
@@ -104,7 +108,7 @@ NOTHING = Extras()
 
 def networks() -> dict[str, type[nn.Module]]:
     """The architectures that can be measured: those that can be served, and judges."""
-    return {**checkpoint.served(), **JUDGES}
+    return {**served(), **JUDGES}
 
 
 def evaluate(
@@ -294,7 +298,7 @@ def load_peer(folder: str, corpus: Corpus) -> Writer:
 
 def write_evaluation(folder: Path, config: ModelConfig, found: Evaluation) -> ModelConfig:
     """Write an evaluation into a weights folder: the card, README.md and samples.png; returns the new configuration."""
-    config = checkpoint.with_card(config, {**config.card, "metrics": found.metrics, "evaluation": found.how})
+    config = with_card(config, {**config.card, "metrics": found.metrics, "evaluation": found.how})
     config = replace(config, config={**config.config, **found.chosen})
     if found.samples is not None:
         write_grid(folder / "samples.png", found.samples, quality.COLUMNS)
@@ -306,7 +310,7 @@ def write_evaluation(folder: Path, config: ModelConfig, found: Evaluation) -> Mo
     if found.texts:
         write_atomically(folder / text_card.SAMPLES_FILE, text_card.all_samples(found.texts).encode())
     write_atomically(folder / "README.md", cards.render(folder.name, config, found.texts).encode())
-    checkpoint.write_config(folder, config)
+    write_config(folder, config)
     return config
 
 
@@ -433,11 +437,9 @@ def find_folder(name: str) -> Path:
     """
     places = [Path("weights") / name, Path("training/judges") / name, Path(name)]
     for place in places:
-        if (place / checkpoint.CONFIG_FILE).is_file():
+        if (place / CONFIG_FILE).is_file():
             return place
-    raise TrainingError(
-        f"{name}: no weights folder (looked for {', '.join(str(p / checkpoint.CONFIG_FILE) for p in places)})"
-    )
+    raise TrainingError(f"{name}: no weights folder (looked for {', '.join(str(p / CONFIG_FILE) for p in places)})")
 
 
 def dataset_of(loaded: Checkpoint, path: str | None) -> Dataset:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models import checkpoint
+from models.architecture import build
 from models.gan import ConvDiscriminator
 from models.info_gan import InfoDiscriminator, InfoGenerator, Reading, even
 from models.mlp_gan import MLPDiscriminator
@@ -56,7 +56,7 @@ class GanObjective:
         assert isinstance(recipe.objective, GanRecipe)
         self._recipe, self._options, self._device = recipe, recipe.objective, device
         self._loss = LOSSES[self._options.loss]
-        self._generator = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
+        self._generator = build(recipe.model.architecture, recipe.model.config).to(device)
         self._discriminator = _discriminator(self._options, dataset).to(device)
         _check_information(self._options, self._generator, self._discriminator)
         self.ema = Ema(self._generator, recipe.ema_decay)

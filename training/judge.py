@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.errors import CheckpointError
 from training.errors import TrainingError
 
 ARCHITECTURE = "conv-judge"

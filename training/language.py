@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.backends import cuda as attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models import checkpoint
+from models.architecture import build
 from models.protocols import SequenceModel
 from training import fluency
 from training.data import Batch
@@ -34,7 +34,7 @@ class LanguageObjective:
         """
         assert isinstance(recipe.objective, LanguageRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        self._network = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
+        self._network = build(recipe.model.architecture, recipe.model.config).to(device)
         _check_fit(self._network, dataset)
         if dataset.origin is not None:
             self._network.load_state_dict(dataset.origin.network.state_dict())

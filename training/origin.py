@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from models import checkpoint
-from models.checkpoint import Checkpoint, CheckpointError
+from models.checkpoint import Checkpoint
+from models.errors import CheckpointError
 from training.errors import TrainingError
 from training.evaluate import find_folder
 from training.recipe import ModelRecipe, Recipe

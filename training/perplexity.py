@@ -24,7 +24,10 @@ from torch import Tensor
 
 from models import checkpoint, precision
 from models.calibration import SAMPLE
-from models.checkpoint import Checkpoint, CheckpointError, write_atomically
+from models.checkpoint import Checkpoint
+from models.config import read_config, with_card, write_config
+from models.errors import CheckpointError
+from models.files import write_atomically
 from models.precision import Precision, PrecisionError
 from models.protocols import SequenceModel
 from training import card as cards
@@ -216,12 +219,12 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
         CheckpointError: the folder has no readable configuration.
         OSError: a file can't be read or written.
     """
-    config = checkpoint.read_config(folder)
-    config = checkpoint.with_card(config, {**config.card, "precision": record})
+    config = read_config(folder)
+    config = with_card(config, {**config.card, "precision": record})
     if text_card.writes(config.card):
         texts = text_card.read_samples((folder / text_card.SAMPLES_FILE).read_text())
         write_atomically(folder / "README.md", cards.render(folder.name, config, texts).encode())
-    checkpoint.write_config(folder, config)
+    write_config(folder, config)
 
 
 def build_parser() -> argparse.ArgumentParser:

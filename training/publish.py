@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from models import checkpoint
-from models.checkpoint import WEIGHTS_FILE, Checkpoint, write_atomically
+from models.checkpoint import Checkpoint
+from models.files import WEIGHTS_FILE, write_atomically
 from training import card as cards
 from training import codes, hearing, illustration
 from training.captioned import CaptionedDataset

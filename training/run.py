@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import write_atomically
+from models.files import write_atomically
 from training import guards, quality
 from training.audio import AudioObjective
 from training.captioned import CaptionedDataset

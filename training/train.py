@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.checkpoint import CheckpointError
+from models.errors import CheckpointError
 from training import run as loop
 from training.captioned import load_captioned
 from training.data import load_dataset

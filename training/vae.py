@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from models.vae import ConvVAE
 from training import quality
 from training.data import Batch, Dataset
@@ -36,7 +36,7 @@ class VaeObjective:
         """
         assert isinstance(recipe.objective, VaeRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        network = checkpoint.build(recipe.model.architecture, recipe.model.config)
+        network = build(recipe.model.architecture, recipe.model.config)
         if not isinstance(network, ConvVAE):
             raise TrainingError(f"model.architecture {recipe.model.architecture!r} is not a variational autoencoder")
         self._network = network.to(device)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from models.vq import VQVAE
 from training import reconstruction
 from training.captioned import CaptionedDataset
@@ -30,7 +30,7 @@ class VqObjective:
         """
         assert isinstance(recipe.objective, VqRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        network = checkpoint.build(recipe.model.architecture, recipe.model.config)
+        network = build(recipe.model.architecture, recipe.model.config)
         if not isinstance(network, VQVAE):
             raise TrainingError(f"model.architecture {recipe.model.architecture!r} is not a discrete autoencoder")
         self._network = network.to(device)

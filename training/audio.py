@@ -11,7 +11,8 @@ from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
 from training.objective import autocast
-from training.recipe import AudioRecipe, Recipe
+from training.objective_recipe import AudioRecipe
+from training.recipe import Recipe
 from training.speech import Clip, Piece, SpeechDataset
 
 LEFT_OUT = -100  # of a target: it is no part of the loss

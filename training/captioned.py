@@ -17,9 +17,9 @@ from torch import Tensor
 
 from training import emoji, scenes
 from training.data import Batch, Dataset, Split, load_dataset, to_samples
+from training.data_recipe import CaptionedRecipe, DataRecipe
 from training.emoji import WORD, Emoji, EmojiSet
 from training.errors import TrainingError
-from training.recipe import CaptionedRecipe, DataRecipe
 from training.scenes import Combination, Drawn, Scene
 from training.words import rows, word_tokenizer
 

@@ -14,7 +14,8 @@ from training.ema import Ema
 from training.errors import TrainingError
 from training.judge import JUDGES, JudgeNetwork
 from training.objective import adam, autocast
-from training.recipe import ClassifierRecipe, Recipe
+from training.objective_recipe import ClassifierRecipe
+from training.recipe import Recipe
 
 MAX_SHIFT = 2  # pixels
 NORMALISING = 10_000  # training pictures that set the scale of the features

@@ -49,6 +49,7 @@ from training import (
 from training import card as cards
 from training.captioned import CaptionedDataset, same_data
 from training.data import DEFAULT_PATHS, Dataset, load_dataset, to_samples
+from training.data_recipe import DataRecipe, TextRecipe
 from training.errors import TrainingError
 from training.history import History, read_history
 from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder
@@ -56,7 +57,6 @@ from training.inception import Inception
 from training.judge import JUDGES, Judge, judge_folder, load_judge
 from training.measurement import Measurement, Reference, check_count, curve, measure
 from training.pictures import write_grid
-from training.recipe import DataRecipe, TextRecipe
 from training.report import Report, write_report
 from training.speech import SpeechDataset, load_same_speech
 from training.text import Corpus

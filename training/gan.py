@@ -26,7 +26,8 @@ from training.judge import Judge, load_judge
 from training.latents import draw_latents, mixed
 from training.losses import LOSSES, one_centred, zero_centred
 from training.objective import adam, autocast, descend
-from training.recipe import GanRecipe, Recipe
+from training.objective_recipe import GanRecipe
+from training.recipe import Recipe
 from training.unrolled import Weights, look_ahead
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {

@@ -16,7 +16,8 @@ from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
 from training.objective import autocast
-from training.recipe import LanguageRecipe, Recipe
+from training.objective_recipe import LanguageRecipe
+from training.recipe import Recipe
 from training.text import TextDataset
 
 

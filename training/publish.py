@@ -24,7 +24,7 @@ from training.evaluate import (
 )
 from training.illustrator import load_decoder
 from training.judge import load_judge
-from training.recipe import GanRecipe, LanguageRecipe, TextToImageRecipe, VaeRecipe
+from training.objective_recipe import GanRecipe, LanguageRecipe, TextToImageRecipe, VaeRecipe
 from training.run import Run
 from training.speech import SpeechDataset
 from training.text import TextDataset

@@ -24,8 +24,9 @@ from training.errors import TrainingError
 from training.gan import GanObjective
 from training.language import LanguageObjective
 from training.objective import Objective
+from training.objective_recipe import ClassifierRecipe
 from training.pictures import write_grid
-from training.recipe import ClassifierRecipe, Recipe
+from training.recipe import Recipe
 from training.snapshot import load_snapshot, restore_random, save_snapshot
 from training.speech import SpeechDataset
 from training.text import TextDataset

@@ -23,8 +23,8 @@ from torch import Tensor
 from models import mu_law
 from training import spectrum
 from training.data import Batch
+from training.data_recipe import SpeechRecipe
 from training.errors import TrainingError
-from training.recipe import SpeechRecipe
 from training.text import digest_of
 
 PACKAGES = {"asterisk-core-sounds-en": ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")}

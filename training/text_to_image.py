@@ -17,7 +17,8 @@ from training.illustrator import Illustrator, check_fit, decoder_of, load_decode
 from training.judge import load_judge
 from training.language import plain_attention
 from training.objective import adam, autocast
-from training.recipe import Recipe, TextToImageRecipe
+from training.objective_recipe import TextToImageRecipe
+from training.recipe import Recipe
 
 
 class TextToImageObjective:

@@ -15,7 +15,8 @@ from training.energy import energy_distance
 from training.errors import TrainingError
 from training.judge import JudgeNetwork, load_judge
 from training.objective import adam, autocast
-from training.recipe import Recipe, VaeRecipe
+from training.objective_recipe import VaeRecipe
+from training.recipe import Recipe
 
 
 class VaeObjective:

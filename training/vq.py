@@ -13,7 +13,8 @@ from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
 from training.objective import adam, autocast
-from training.recipe import Recipe, VqRecipe
+from training.objective_recipe import VqRecipe
+from training.recipe import Recipe
 
 
 class VqObjective:

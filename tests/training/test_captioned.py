@@ -10,9 +10,9 @@ from training import captioned as module
 from training import emoji, scenes
 from training.captioned import ANIMALS, Captioned, load_captioned, same_data, told
 from training.data import FILES, to_samples
+from training.data_recipe import CaptionedRecipe
 from training.emoji import Emoji
 from training.errors import TrainingError
-from training.recipe import CaptionedRecipe
 from training.words import padding_of, rows
 
 REAL = Path(module.DEFAULT_PATHS["emoji"])

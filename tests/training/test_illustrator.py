@@ -10,9 +10,9 @@ from models.vq import VQVAE
 from tests.training import captions
 from training import illustrator as module
 from training.captioned import load_captioned
+from training.data_recipe import CaptionedRecipe
 from training.errors import TrainingError
 from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder
-from training.recipe import CaptionedRecipe
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from models.config import read_config, with_card, write_config
 from models.gpt import GPT
 from training import card as cards
 from training import perplexity, text_card
+from training.data_recipe import TextRecipe
 from training.errors import TrainingError
 from training.perplexity import Perplexity, main, measure, read_sample, read_texts
-from training.recipe import TextRecipe
 from training.text import Work, load_corpus
 from training.tokenizer import SMALLEST, train_tokenizer
 

@@ -15,7 +15,7 @@ from models.config import ModelConfig, read_config
 from models.errors import CheckpointError
 from models.files import CONFIG_FILE
 from training.errors import TrainingError
-from training.evaluate import networks
+from training.weights import networks
 
 COLUMNS: Mapping[str, str] = {
     "fd_clf": "FD-clf",

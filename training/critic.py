@@ -30,12 +30,13 @@ from training import card as cards
 from training import quality
 from training.data import Dataset, to_samples
 from training.errors import TrainingError
-from training.evaluate import SERVED_DTYPE, check_impartial, dataset_of, find_folder
-from training.judge import judge_folder, load_judge
+from training.judge import check_impartial, judge_folder, load_judge
 from training.latents import draw_latents
 from training.measurement import Reference, check_count, look
+from training.provenance import dataset_of
 from training.run import SNAPSHOT_FILE
 from training.snapshot import load_snapshot
+from training.weights import find_folder
 
 STEPS = (0, 10, 25, 50, 100)  # of the table
 STEP_SIZE = 0.02
@@ -173,7 +174,7 @@ def measure(
     found, seconds = sample(loaded.model, critic, labels, steps)
     table = []
     for step, z in found.items():
-        scores = look(judge.opinion(quality.decode(loaded.model, z, labels, SERVED_DTYPE)), labels, reference)
+        scores = look(judge.opinion(quality.decode(loaded.model, z, labels, quality.SERVED_DTYPE)), labels, reference)
         row = {"steps": step, **cards.rounded({name: scores[name] for name in MEASURED})}
         print("  ".join(f"{name} {value:g}" for name, value in row.items()), flush=True)
         table.append({**row, "milliseconds": round(1000 * seconds * step, 1)})

@@ -33,9 +33,10 @@ from models.protocols import SequenceModel
 from training import card as cards
 from training import text_card
 from training.errors import TrainingError
-from training.evaluate import corpus_of, find_folder
 from training.fluency import sequence_model
+from training.provenance import corpus_of
 from training.text import Work
+from training.weights import find_folder
 from training.writer import as_writer
 
 LIMIT = 1.03  # times the perplexity in bf16: a precision with more is not served

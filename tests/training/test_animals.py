@@ -14,7 +14,8 @@ from training.animals import FILES, TEST_PER_CLASS, array_memory, distinct, read
 from training.data import DEFAULT_PATHS, Split, load_dataset
 from training.data_recipe import DataRecipe
 from training.errors import TrainingError
-from training.evaluate import dataset_of, networks
+from training.provenance import dataset_of
+from training.weights import networks
 
 HERE = Path("somewhere")
 JUDGES = Path(__file__).parents[2] / "training" / "judges"

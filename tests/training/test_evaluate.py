@@ -12,8 +12,11 @@ from training import card as cards
 from training import quality
 from training.data import DEFAULT_PATHS, Split
 from training.errors import TrainingError
-from training.evaluate import dataset_of, evaluate, find_folder, main, networks
+from training.evaluate import main
 from training.measurement import CURVE
+from training.picture_evaluation import evaluate
+from training.provenance import dataset_of
+from training.weights import find_folder, networks
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"latent_dim": 4, "num_classes": 3, "embedding_dim": 4, "channels": [8, 8], "base_size": 4}

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import models
 from models.architecture import build
-from models.gan import ConvDiscriminator
 from models.info_gan import InfoDiscriminator, InfoGenerator, Reading, even
-from models.mlp_gan import MLPDiscriminator
 from models.style_gan import StyleGenerator
 from training import information, quality
 from training.augment import mirrored, shifted
@@ -30,11 +29,7 @@ from training.objective_recipe import GanRecipe
 from training.recipe import Recipe
 from training.unrolled import Weights, look_ahead
 
-DISCRIMINATORS: dict[str, type[nn.Module]] = {
-    "conv": ConvDiscriminator,
-    "info": InfoDiscriminator,
-    "mlp": MLPDiscriminator,
-}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {**models.CRITICS, "info": InfoDiscriminator}  # the last is never served
 
 
 class GanObjective:
@@ -214,7 +209,8 @@ def _discriminator(options: GanRecipe, dataset: Dataset) -> nn.Module:
     config: dict[str, Any] = dict(options.discriminator)
     kind = config.pop("kind", None)
     if kind not in DISCRIMINATORS:
-        raise TrainingError(f"objective.discriminator.kind must be one of {', '.join(DISCRIMINATORS)}, got {kind!r}")
+        known = ", ".join(sorted(DISCRIMINATORS))
+        raise TrainingError(f"objective.discriminator.kind must be one of {known}, got {kind!r}")
     try:
         network = DISCRIMINATORS[kind](**config)
         with torch.no_grad():

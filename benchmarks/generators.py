@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from models import checkpoint
+from models.architecture import build
+from models.files import CONFIG_FILE
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build/bench/weights"
@@ -31,7 +33,7 @@ def folder_of(name: str) -> Path:
     if name not in RANDOM:
         return ROOT / "weights" / name
     folder = FOLDER / name
-    if not (folder / checkpoint.CONFIG_FILE).exists():
+    if not (folder / CONFIG_FILE).exists():
         write(folder, RANDOM[name])
     return folder
 
@@ -39,7 +41,7 @@ def folder_of(name: str) -> Path:
 def write(folder: Path, config: Mapping[str, Any]) -> None:
     """Seeded random weights with batch statistics of their own activations."""
     torch.manual_seed(0)
-    model = checkpoint.build(ARCHITECTURE, config)
+    model = build(ARCHITECTURE, config)
     _settle(model)
     card = {"description": "Random weights, for benchmarks only."}
     checkpoint.save(folder, model, architecture=ARCHITECTURE, config=config, card=card)

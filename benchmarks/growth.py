@@ -30,7 +30,7 @@ from app.worker.dynamic import DynamicBatcher
 from benchmarks import generators, machine, server
 from benchmarks.crowd import Crowd, request
 from benchmarks.server import HEADERS, Launch
-from models import checkpoint
+from models.files import CONFIG_FILE
 
 RESULTS = generators.ROOT / "benchmarks/results/growth.json"
 FOLDERS = generators.ROOT / "build/bench/growth"
@@ -248,7 +248,7 @@ def sizes(_: float) -> list[Row]:
     for name, channels in SIZES.items():
         folder = FOLDERS / f"sizes/size-{name.lower()}"
         config = {"channels": [channels, channels // 2], "base_size": 2, "image_channels": 1}
-        if not (folder / checkpoint.CONFIG_FILE).exists():
+        if not (folder / CONFIG_FILE).exists():
             generators.write(folder, config)
         with serving(folder.parent, folder.name) as running:
             rows.append(

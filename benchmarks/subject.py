@@ -18,7 +18,7 @@ from benchmarks.generators import folder_of
 from benchmarks.peers.contract import Body, Config
 from benchmarks.server import HEADERS, Launch, ServerError, cpu_seconds, running
 from benchmarks.sweep import Choice
-from models import checkpoint
+from models.config import read_config
 
 FIELDS = ("throughput", "answered", "refused", "failed", "p50", "p99", "client_cpu_seconds")
 WARM_SECONDS = 1
@@ -39,7 +39,7 @@ class Subject:
     def __init__(self, name: str, dtype: str | None = None, packed: bool = False) -> None:
         self.name, self.packed, self._asked = name, packed, dtype
         self._folder = folder_of(name)
-        self.conditional = bool(checkpoint.read_config(self._folder).labels)
+        self.conditional = bool(read_config(self._folder).labels)
         self._body = server.request_body(self.conditional)
         self._reference = self._make_reference()
         self.runtime = self._ask_runtime()

@@ -20,6 +20,7 @@ from torch import Tensor
 from app.worker.threads import compute_with
 from benchmarks import text_prompts
 from models import checkpoint, precision
+from models.files import TOKENIZER_FILE
 from models.precision import Precision
 
 SPAN = 32  # attention is cut to a multiple of so many positions
@@ -60,7 +61,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """Tokens/s by rows."""
     compute_with(options.threads)
     network = load(options.folder, options.dtype)
-    tokenizer = Tokenizer.from_file(str(options.folder / checkpoint.TOKENIZER_FILE))
+    tokenizer = Tokenizer.from_file(str(options.folder / TOKENIZER_FILE))
     prompts = text_prompts.make(tokenizer, options.prompt, max(options.rows) * options.each, options.seed)
     tensor = torch.tensor([prompt.tokens for prompt in prompts])
     return {

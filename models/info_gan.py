@@ -5,8 +5,7 @@ The losses live in `training`; this file knows only the two networks.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,41 +34,20 @@ class Reading(NamedTuple):
 class InfoGenerator(ConvGenerator):
     """A convolutional generator, the last entries of whose latent are codes; a `LatentModel`."""
 
-    def __init__(
-        self,
-        *,
-        codes: int = 2,
-        latent_dim: int = 64,
-        num_classes: int = 10,
-        embedding_dim: int = 32,
-        channels: Sequence[int] = (128, 64, 32),
-        base_size: int = 7,
-        image_channels: int = 1,
-    ) -> None:
+    def __init__(self, *, codes: int = 2, **shared: Any) -> None:
         """Build the generator.
 
         Args:
             codes: how many entries of the latent are codes.
-            latent_dim: length of a latent, standard normal, its codes included.
-            num_classes: number of categories; 0 for none.
-            embedding_dim: as for `ConvGenerator`, like those that follow.
-            channels: feature maps at each resolution.
-            base_size: side of the first feature map.
-            image_channels: 1, 3 or 4.
+            shared: arguments of `ConvGenerator`; `latent_dim` counts the codes, and `num_classes` categories.
 
         Raises:
             ValueError: the latent has no room for the codes.
         """
+        super().__init__(**shared)
+        (latent_dim,) = self.latent_shape
         if not 0 < codes < latent_dim:
             raise ValueError(f"codes must be at least 1 and below latent_dim, got {codes} of {latent_dim}")
-        super().__init__(
-            latent_dim=latent_dim,
-            num_classes=num_classes,
-            embedding_dim=embedding_dim,
-            channels=channels,
-            base_size=base_size,
-            image_channels=image_channels,
-        )
         self.codes = codes
 
     def decode(self, latents: Tensor, labels: Tensor, /) -> Tensor:
@@ -92,20 +70,18 @@ def even(codes: Tensor) -> Tensor:
 class InfoDiscriminator(ConvDiscriminator):
     """An unconditional discriminator with a head that reads category and codes in what it sees (Q in the paper)."""
 
-    def __init__(
-        self,
-        *,
-        categories: int = 10,
-        codes: int = 2,
-        hidden: int = 128,
-        channels: Sequence[int] = (48, 96, 192),
-        image_size: int = 28,
-        image_channels: int = 1,
-    ) -> None:
-        """Build the discriminator; `hidden` is the width of the reading head, the rest is as for its parent."""
-        super().__init__(num_classes=0, channels=channels, image_size=image_size, image_channels=image_channels)
+    def __init__(self, *, categories: int = 10, codes: int = 2, hidden: int = 128, **shared: Any) -> None:
+        """Build the discriminator.
+
+        Args:
+            categories: how many are told apart.
+            codes: how many are read.
+            hidden: width of the reading head.
+            shared: arguments of `ConvDiscriminator` but for `num_classes`.
+        """
+        super().__init__(num_classes=0, **shared)
         self.categories, self.codes = categories, codes
-        self.to_hidden = nn.Linear(channels[-1], hidden)
+        self.to_hidden = nn.Linear(self.score.in_features, hidden)
         self.to_reading = nn.Linear(hidden, categories + 2 * codes)
 
     def look(self, samples: Tensor) -> tuple[Tensor, Reading]:

@@ -4,14 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from models.wavenet import WaveNet
 from training import hearing, spectrum
 from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
 from training.objective import autocast
-from training.recipe import AudioRecipe, Recipe
+from training.objective_recipe import AudioRecipe
+from training.recipe import Recipe
 from training.speech import Clip, Piece, SpeechDataset
 
 LEFT_OUT = -100  # of a target: it is no part of the loss
@@ -33,7 +34,7 @@ class AudioObjective:
         """
         assert isinstance(recipe.objective, AudioRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        network = checkpoint.build(recipe.model.architecture, recipe.model.config)
+        network = build(recipe.model.architecture, recipe.model.config)
         self._network = check_fit(network, dataset).to(device)
         self._ear = nn.Linear(self._network.tell.in_features, spectrum.BANDS).to(device)
         self._level, self._spread = _statistics(dataset.train.clips)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from models import mu_law
-from models.checkpoint import write_atomically
+from models.files import write_atomically
 from training.listening import Shown
 from training.spectrogram import write_spectrograms
 

@@ -26,9 +26,9 @@ from torch import Tensor
 from training import quality
 from training.classifier import augment
 from training.data import DEFAULT_PATHS, Dataset, Loader, Split, load_dataset, parse_idx
+from training.data_recipe import DataRecipe
 from training.errors import TrainingError
 from training.judge import ConvJudge
-from training.recipe import DataRecipe
 
 IDX_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 MANIFEST = "manifest.json"

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from training import emoji, scenes
 from training.data import Batch, Dataset, Split, load_dataset, to_samples
+from training.data_recipe import CaptionedRecipe, DataRecipe
 from training.emoji import WORD, Emoji, EmojiSet
 from training.errors import TrainingError
-from training.recipe import CaptionedRecipe, DataRecipe
 from training.scenes import Combination, Drawn, Scene
 from training.words import rows, word_tokenizer
 
@@ -141,28 +141,6 @@ def _silhouettes(recipe: CaptionedRecipe) -> Dataset:
         return load_dataset(DataRecipe(name, recipe.animals, recipe.license, ANIMALS))
     except TrainingError as error:
         raise TrainingError(str(error).replace("data.path", "data.animals")) from None
-
-
-def same_data(name: str, card: Mapping[str, Any], folder: str | None) -> CaptionedDataset:
-    """The examples that the card of a model names, made anew of the same files.
-
-    Args:
-        name: of the model.
-        card: of the model.
-        folder: with the archives of emoji; where they lie unless a recipe says otherwise, when not given.
-
-    Raises:
-        TrainingError: the card names no such data, or the files are others.
-    """
-    data = card.get("training_data")
-    if not isinstance(data, Mapping) or not {*MAKING, "name", "license", "sha256"} <= data.keys():
-        raise TrainingError(f"{name}: its card does not name its training data, so there is nothing to measure against")
-    places: dict[str, Any] = {**DEFAULT_PATHS, **({"emoji": folder} if folder else {})}
-    fields: dict[str, Any] = {key: data[key] for key in ("name", "license", *MAKING)}
-    dataset = load_captioned(CaptionedRecipe(kind="captioned", **places, **fields))
-    if dict(dataset.sha256) != data["sha256"]:
-        raise TrainingError(f"{', '.join(places.values())}: not the data that {name} was trained on (sha256 differ)")
-    return dataset
 
 
 def _read(folder: Path, name: str) -> dict[str, bytes]:

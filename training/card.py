@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import ModelConfig
+from models.config import ModelConfig
 from training import audio_card, captioned_card, control_card, critic_card, text_card
-from training.recipe import Gate
+from training.gate import Gate
 
 Card = Mapping[str, Any]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from models import checkpoint
-from models.checkpoint import CONFIG_FILE, Checkpoint, ModelConfig
+from models.checkpoint import Checkpoint
+from models.config import ModelConfig
+from models.files import CONFIG_FILE
 from models.protocols import CodeModel
 from training.comparison import COLUMNS
 from training.errors import TrainingError

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from training import quality
 from training.augment import mirrored, shifted
 from training.data import Batch, Dataset, to_samples
@@ -14,7 +14,8 @@ from training.ema import Ema
 from training.errors import TrainingError
 from training.judge import JUDGES, JudgeNetwork
 from training.objective import adam, autocast
-from training.recipe import ClassifierRecipe, Recipe
+from training.objective_recipe import ClassifierRecipe
+from training.recipe import Recipe
 
 MAX_SHIFT = 2  # pixels
 NORMALISING = 10_000  # training pictures that set the scale of the features
@@ -67,7 +68,7 @@ class ClassifierObjective:
 
 def _classifier(recipe: Recipe, dataset: Dataset) -> nn.Module:
     """The network, tried once on a picture."""
-    network = checkpoint.build(recipe.model.architecture, recipe.model.config, JUDGES).eval()
+    network = build(recipe.model.architecture, recipe.model.config, JUDGES).eval()
     sample, classes = dataset.test.batch(torch.arange(1)).samples, len(dataset.labels)
     try:
         logits = network(sample)

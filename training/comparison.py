@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import checkpoint
-from models.checkpoint import CONFIG_FILE, CheckpointError, ModelConfig
+from models.config import ModelConfig, read_config
+from models.errors import CheckpointError
+from models.files import CONFIG_FILE
 from training.errors import TrainingError
-from training.evaluate import networks
+from training.weights import networks
 
 COLUMNS: Mapping[str, str] = {
     "fd_clf": "FD-clf",
@@ -63,7 +64,7 @@ def table(folders: Sequence[Path]) -> str:
         CheckpointError: a configuration can't be read.
     """
     places = [find(folder) for folder in folders]
-    lines = [row(place.name, checkpoint.read_config(place, networks())) for place in places]
+    lines = [row(place.name, read_config(place, networks())) for place in places]
     head = ["generator", "steps", "minutes", *COLUMNS.values()]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
 

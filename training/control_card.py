@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.checkpoint import ModelConfig
+from models.config import ModelConfig
 from models.controls import MAX_DESCRIPTION
 from training.errors import TrainingError
 

@@ -20,18 +20,23 @@ from torch import Tensor, nn
 
 import models
 from models import checkpoint
-from models.checkpoint import Checkpoint, CheckpointError, ModelConfig, write_atomically
+from models.architecture import build
+from models.checkpoint import Checkpoint
+from models.config import ModelConfig
 from models.critic import Critic, langevin_step
+from models.errors import CheckpointError
+from models.files import CRITIC_FILE, write_atomically
 from training import card as cards
 from training import quality
 from training.data import Dataset, to_samples
 from training.errors import TrainingError
-from training.evaluate import SERVED_DTYPE, check_impartial, dataset_of, find_folder
-from training.judge import judge_folder, load_judge
+from training.judge import check_impartial, judge_folder, load_judge
 from training.latents import draw_latents
 from training.measurement import Reference, check_count, look
+from training.provenance import dataset_of
 from training.run import SNAPSHOT_FILE
 from training.snapshot import load_snapshot
+from training.weights import find_folder
 
 STEPS = (0, 10, 25, 50, 100)  # of the table
 STEP_SIZE = 0.02
@@ -65,7 +70,7 @@ def discriminator_of(snapshot: Mapping[str, Any], loaded: Checkpoint) -> tuple[s
     _check_generator(snapshot, loaded)
     config = dict(options["discriminator"])
     kind = config.pop("kind", "conv")
-    network = checkpoint.build(kind, config, models.CRITICS)
+    network = build(kind, config, models.CRITICS)
     network.load_state_dict({name: tensor.half() for name, tensor in state.items()})
     return kind, config, network.eval().requires_grad_(False)
 
@@ -169,7 +174,7 @@ def measure(
     found, seconds = sample(loaded.model, critic, labels, steps)
     table = []
     for step, z in found.items():
-        scores = look(judge.opinion(quality.decode(loaded.model, z, labels, SERVED_DTYPE)), labels, reference)
+        scores = look(judge.opinion(quality.decode(loaded.model, z, labels, quality.SERVED_DTYPE)), labels, reference)
         row = {"steps": step, **cards.rounded({name: scores[name] for name in MEASURED})}
         print("  ".join(f"{name} {value:g}" for name, value in row.items()), flush=True)
         table.append({**row, "milliseconds": round(1000 * seconds * step, 1)})
@@ -223,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     assert written.critic is not None
-    print(f"wrote {folder / checkpoint.CRITIC_FILE}, sha256 {written.critic.sha256[:16]}")
+    print(f"wrote {folder / CRITIC_FILE}, sha256 {written.critic.sha256[:16]}")
     return 0
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from training import animals, scenes
+from training.data_recipe import DataRecipe
 from training.errors import TrainingError
-from training.recipe import DataRecipe
 
 FILES = (
     "train-images-idx3-ubyte.gz",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from models.checkpoint import write_atomically
+from models.files import write_atomically
 from training.catalogue import CAPTIONED, CODES, PICTURES, SPEECH, TEXT, Generator
 from training.client import Client
 from training.errors import TrainingError

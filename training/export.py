@@ -20,8 +20,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.architecture import build, import_extra_models, served
+from models.errors import CheckpointError
+from models.files import CONFIG_FILE
+from models.outputs import MODEL_NAME
 from models.protocols import LatentModel
+from models.tensors import load_tensors
 from training.errors import TrainingError
 from training.plain import load_plain
 
@@ -70,15 +74,15 @@ def export(options: argparse.Namespace) -> str:
     """
     folder = _target(options)
     if module := os.environ.get("GENSERVE_MODELS_MODULE"):
-        checkpoint.import_extra_models(module)
-    if options.arch not in checkpoint.served():
-        known = ", ".join(sorted(checkpoint.served()))
+        import_extra_models(module)
+    if options.arch not in served():
+        known = ", ".join(sorted(served()))
         raise TrainingError(f"--arch {options.arch}: unknown (known: {known}; GENSERVE_MODELS_MODULE adds your own)")
     arguments = read_arguments(options.config)
-    model = checkpoint.build(options.arch, arguments)
+    model = build(options.arch, arguments)
     tensors = cut_prefix(read_state_dict(options.source), options.prefix)
     check_values(tensors, options.source)
-    checkpoint.load_tensors(model, tensors, str(options.source))
+    load_tensors(model, tensors, str(options.source))
     labels = read_labels(options.labels)
     check_model(model.eval(), labels)
     card = {"description": options.description, "license": options.license, "metrics": {}}
@@ -88,10 +92,10 @@ def export(options: argparse.Namespace) -> str:
 
 
 def _target(options: argparse.Namespace) -> Path:
-    if not checkpoint.NAME_PATTERN.fullmatch(options.name):
-        raise TrainingError(f"--name {options.name!r}: must match {checkpoint.NAME_PATTERN.pattern}")
+    if not MODEL_NAME.fullmatch(options.name):
+        raise TrainingError(f"--name {options.name!r}: must match {MODEL_NAME.pattern}")
     folder: Path = options.weights / options.name
-    if (folder / checkpoint.CONFIG_FILE).exists() and not options.force:
+    if (folder / CONFIG_FILE).exists() and not options.force:
         raise TrainingError(f"{folder} exists already; --force replaces it")
     return folder
 

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.checkpoint import CheckpointError, write_atomically
+from models.errors import CheckpointError
+from models.files import write_atomically
 from training import catalogue, exhibits
 from training.catalogue import Generator
 from training.errors import TrainingError

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models import checkpoint
-from models.gan import ConvDiscriminator
+import models
+from models.architecture import build
 from models.info_gan import InfoDiscriminator, InfoGenerator, Reading, even
-from models.mlp_gan import MLPDiscriminator
 from models.style_gan import StyleGenerator
 from training import information, quality
 from training.augment import mirrored, shifted
@@ -26,14 +25,11 @@ from training.judge import Judge, load_judge
 from training.latents import draw_latents, mixed
 from training.losses import LOSSES, one_centred, zero_centred
 from training.objective import adam, autocast, descend
-from training.recipe import GanRecipe, Recipe
+from training.objective_recipe import GanRecipe
+from training.recipe import Recipe
 from training.unrolled import Weights, look_ahead
 
-DISCRIMINATORS: dict[str, type[nn.Module]] = {
-    "conv": ConvDiscriminator,
-    "info": InfoDiscriminator,
-    "mlp": MLPDiscriminator,
-}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {**models.CRITICS, "info": InfoDiscriminator}  # the last is never served
 
 
 class GanObjective:
@@ -56,7 +52,7 @@ class GanObjective:
         assert isinstance(recipe.objective, GanRecipe)
         self._recipe, self._options, self._device = recipe, recipe.objective, device
         self._loss = LOSSES[self._options.loss]
-        self._generator = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
+        self._generator = build(recipe.model.architecture, recipe.model.config).to(device)
         self._discriminator = _discriminator(self._options, dataset).to(device)
         _check_information(self._options, self._generator, self._discriminator)
         self.ema = Ema(self._generator, recipe.ema_decay)
@@ -213,7 +209,8 @@ def _discriminator(options: GanRecipe, dataset: Dataset) -> nn.Module:
     config: dict[str, Any] = dict(options.discriminator)
     kind = config.pop("kind", None)
     if kind not in DISCRIMINATORS:
-        raise TrainingError(f"objective.discriminator.kind must be one of {', '.join(DISCRIMINATORS)}, got {kind!r}")
+        known = ", ".join(sorted(DISCRIMINATORS))
+        raise TrainingError(f"objective.discriminator.kind must be one of {known}, got {kind!r}")
     try:
         network = DISCRIMINATORS[kind](**config)
         with torch.no_grad():

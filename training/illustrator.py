@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models import checkpoint
-from models.checkpoint import Checkpoint, CheckpointError
+from models.checkpoint import Checkpoint
+from models.errors import CheckpointError
 from models.text_to_image import TextToImage
 from models.vq import VQVAE
 from training import reconstruction

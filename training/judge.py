@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.errors import CheckpointError
 from training.errors import TrainingError
 
 ARCHITECTURE = "conv-judge"
@@ -213,3 +214,13 @@ def judge_folder(data: str) -> Path:
     if data not in MEASURES:
         raise TrainingError(f"no judge for {data} (there are some for {', '.join(MEASURES)}): name one with --judge")
     return FOLDERS / MEASURES[data]
+
+
+def check_impartial(name: str, card: Mapping[str, Any], judge: Judge) -> None:
+    """Refuse a judge that steered the training or picked the weights: it can't measure them.
+
+    Raises:
+        TrainingError: the card names this judge as the guide.
+    """
+    if card.get("guide") == judge.digest:
+        raise TrainingError(f"{name} was steered by the judge {judge.digest}, which therefore can't measure it")

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.backends import cuda as attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models import checkpoint
+from models.architecture import build
 from models.protocols import SequenceModel
 from training import fluency
 from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
 from training.objective import autocast
-from training.recipe import LanguageRecipe, Recipe
+from training.objective_recipe import LanguageRecipe
+from training.recipe import Recipe
 from training.text import TextDataset
 
 
@@ -34,7 +35,7 @@ class LanguageObjective:
         """
         assert isinstance(recipe.objective, LanguageRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        self._network = checkpoint.build(recipe.model.architecture, recipe.model.config).to(device)
+        self._network = build(recipe.model.architecture, recipe.model.config).to(device)
         _check_fit(self._network, dataset)
         if dataset.origin is not None:
             self._network.load_state_dict(dataset.origin.network.state_dict())

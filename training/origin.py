@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from models import checkpoint
-from models.checkpoint import Checkpoint, CheckpointError
+from models.checkpoint import Checkpoint
+from models.errors import CheckpointError
 from training.errors import TrainingError
-from training.evaluate import find_folder
 from training.recipe import ModelRecipe, Recipe
+from training.weights import find_folder
 from training.writer import Writer, as_writer
 
 

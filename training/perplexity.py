@@ -24,15 +24,19 @@ from torch import Tensor
 
 from models import checkpoint, precision
 from models.calibration import SAMPLE
-from models.checkpoint import Checkpoint, CheckpointError, write_atomically
+from models.checkpoint import Checkpoint
+from models.config import read_config, with_card, write_config
+from models.errors import CheckpointError
+from models.files import write_atomically
 from models.precision import Precision, PrecisionError
 from models.protocols import SequenceModel
 from training import card as cards
 from training import text_card
 from training.errors import TrainingError
-from training.evaluate import corpus_of, find_folder
 from training.fluency import sequence_model
+from training.provenance import corpus_of
 from training.text import Work
+from training.weights import find_folder
 from training.writer import as_writer
 
 LIMIT = 1.03  # times the perplexity in bf16: a precision with more is not served
@@ -216,12 +220,12 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
         CheckpointError: the folder has no readable configuration.
         OSError: a file can't be read or written.
     """
-    config = checkpoint.read_config(folder)
-    config = checkpoint.with_card(config, {**config.card, "precision": record})
+    config = read_config(folder)
+    config = with_card(config, {**config.card, "precision": record})
     if text_card.writes(config.card):
         texts = text_card.read_samples((folder / text_card.SAMPLES_FILE).read_text())
         write_atomically(folder / "README.md", cards.render(folder.name, config, texts).encode())
-    checkpoint.write_config(folder, config)
+    write_config(folder, config)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from models.checkpoint import write_atomically
+from models.files import write_atomically
 from training.errors import TrainingError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

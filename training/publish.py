@@ -4,30 +4,26 @@ from pathlib import Path
 from typing import Any
 
 from models import checkpoint
-from models.checkpoint import WEIGHTS_FILE, Checkpoint, write_atomically
+from models.checkpoint import Checkpoint
+from models.files import WEIGHTS_FILE, write_atomically
 from training import card as cards
 from training import codes, hearing, illustration
 from training.captioned import CaptionedDataset
+from training.captioned_evaluation import evaluate_text_to_image, evaluate_vq
 from training.data import Dataset
 from training.errors import TrainingError
-from training.evaluate import (
-    COUNT,
-    Evaluation,
-    evaluate,
-    evaluate_speech,
-    evaluate_text_to_image,
-    evaluate_vq,
-    evaluate_writer,
-    networks,
-    write_evaluation,
-)
+from training.evaluation import Evaluation, write_evaluation
 from training.illustrator import load_decoder
 from training.judge import load_judge
-from training.recipe import GanRecipe, LanguageRecipe, TextToImageRecipe, VaeRecipe
+from training.objective_recipe import GanRecipe, LanguageRecipe, TextToImageRecipe, VaeRecipe
+from training.picture_evaluation import COUNT, evaluate
 from training.run import Run
 from training.speech import SpeechDataset
+from training.speech_evaluation import evaluate_speech
 from training.text import TextDataset
+from training.text_evaluation import evaluate_writer
 from training.tokenizer import end_of_text
+from training.weights import networks
 from training.writer import as_writer
 
 

@@ -22,6 +22,7 @@ from training.judge import Judge, Opinion
 from training.latents import draw_latents
 
 BATCH = 100
+SERVED_DTYPE = torch.bfloat16  # what the service computes pictures in wherever the hardware has it
 WATCHED = 2000  # pictures a look at a running training
 COLUMNS = 10  # of a sample grid
 

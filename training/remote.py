@@ -11,9 +11,11 @@ from training import card as cards
 from training import codes, quality
 from training.client import Client
 from training.errors import TrainingError
-from training.evaluate import check_impartial, dataset_named, evaluate_pictures, extras, report_of
-from training.judge import judge_folder, load_judge
+from training.evaluation import report_of
+from training.judge import check_impartial, judge_folder, load_judge
 from training.measurement import Reference, check_count
+from training.picture_evaluation import evaluate_pictures, extras
+from training.provenance import dataset_named
 from training.report import COLUMNS, write_report
 from training.wanted import Wanted
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoint import write_atomically
+from models.files import write_atomically
 from training import svg
 from training.card import MEANINGS
 from training.history import History

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from training.errors import TrainingError
 from training.losses import LOSSES
 from training.objective import descend
-from training.recipe import MAX_UNROLLED
+from training.objective_recipe import MAX_UNROLLED
 from training.unrolled import Weights, look_ahead
 
 MODES, RADIUS, DEVIATION = 8, 2.0, 0.1

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import write_atomically
+from models.files import write_atomically
 from training import guards, quality
 from training.audio import AudioObjective
 from training.captioned import CaptionedDataset
@@ -24,8 +24,9 @@ from training.errors import TrainingError
 from training.gan import GanObjective
 from training.language import LanguageObjective
 from training.objective import Objective
+from training.objective_recipe import ClassifierRecipe
 from training.pictures import write_grid
-from training.recipe import ClassifierRecipe, Recipe
+from training.recipe import Recipe
 from training.snapshot import load_snapshot, restore_random, save_snapshot
 from training.speech import SpeechDataset
 from training.text import TextDataset

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoint import write_atomically
+from models.files import write_atomically
 from training.errors import TrainingError
 from training.plain import load_plain
 

@@ -10,7 +10,7 @@ import re
 import wave
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from torch import Tensor
 from models import mu_law
 from training import spectrum
 from training.data import Batch
+from training.data_recipe import SpeechRecipe
 from training.errors import TrainingError
-from training.recipe import SpeechRecipe
 from training.text import digest_of
 
 PACKAGES = {"asterisk-core-sounds-en": ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")}
@@ -163,25 +163,6 @@ def load_speech_dataset(recipe: SpeechRecipe) -> SpeechDataset:
     named = {path.relative_to(root).with_suffix("").as_posix(): path for path in sounds.values()}
     clips = [_read_clip(name, path, texts[name], recipe) for name, path in named.items() if texts.get(name)]
     return _split(recipe, digest, [clip for clip in clips if clip.frames * clip.hop <= recipe.longest * clip.rate])
-
-
-def load_same_speech(name: str, card: Mapping[str, Any], path: str | None) -> SpeechDataset:
-    """The recordings that the card of a model names, split as it says.
-
-    Raises:
-        TrainingError: the card names no recordings, the place is not known, or the recordings are others.
-    """
-    named = card.get("training_data")
-    keys = {entry.name for entry in fields(SpeechRecipe)} - {"kind", "path"}
-    if not isinstance(named, Mapping) or not {*keys, "sha256"} <= named.keys():
-        raise TrainingError(f"{name}: its card does not name its training data, so there is nothing to measure against")
-    place = path or DEFAULT_PATHS.get(named["name"])
-    if place is None:
-        raise TrainingError(f"{name}: say with --data where {named['name']} is")
-    dataset = load_speech_dataset(SpeechRecipe(kind="speech", path=place, **{key: named[key] for key in keys}))
-    if dataset.card() != dict(named):
-        raise TrainingError(f"{place}: not the data that {name} was trained on (sha256 differ)")
-    return dataset
 
 
 def _hint(recipe: SpeechRecipe) -> str:

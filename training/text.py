@@ -17,8 +17,8 @@ from torch import Tensor
 
 from training import tokenizer as tokenizers
 from training.data import Batch
+from training.data_recipe import TextRecipe
 from training.errors import TrainingError
-from training.recipe import TextRecipe
 from training.writer import Writer
 
 DEFAULT_PATHS = {"shakespeare": "data/shakespeare"}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from models.text_to_image import TextToImage
 from training import illustration
 from training.captioned import CaptionedDataset
@@ -17,7 +17,8 @@ from training.illustrator import Illustrator, check_fit, decoder_of, load_decode
 from training.judge import load_judge
 from training.language import plain_attention
 from training.objective import adam, autocast
-from training.recipe import Recipe, TextToImageRecipe
+from training.objective_recipe import TextToImageRecipe
+from training.recipe import Recipe
 
 
 class TextToImageObjective:
@@ -36,7 +37,7 @@ class TextToImageObjective:
         """
         assert isinstance(recipe.objective, TextToImageRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        network = checkpoint.build(recipe.model.architecture, recipe.model.config)
+        network = build(recipe.model.architecture, recipe.model.config)
         if not isinstance(network, TextToImage):
             raise TrainingError(f"model.architecture {recipe.model.architecture!r} draws no pictures for captions")
         load_judge(self._options.judge)  # so that a missing one is said now, not at the end

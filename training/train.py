@@ -15,14 +15,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.checkpoint import CheckpointError
+from models.errors import CheckpointError
 from training import run as loop
 from training.captioned import load_captioned
 from training.data import load_dataset
+from training.data_recipe import CaptionedRecipe, SpeechRecipe, TextRecipe
 from training.errors import TrainingError
 from training.origin import load_origin
 from training.publish import publish
-from training.recipe import CaptionedRecipe, Recipe, SpeechRecipe, TextRecipe, read_recipe
+from training.recipe import Recipe, read_recipe
 from training.run import AnyDataset, Run
 from training.speech import load_speech_dataset
 from training.text import load_text_dataset

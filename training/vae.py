@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from models.vae import ConvVAE
 from training import quality
 from training.data import Batch, Dataset
@@ -15,7 +15,8 @@ from training.energy import energy_distance
 from training.errors import TrainingError
 from training.judge import JudgeNetwork, load_judge
 from training.objective import adam, autocast
-from training.recipe import Recipe, VaeRecipe
+from training.objective_recipe import VaeRecipe
+from training.recipe import Recipe
 
 
 class VaeObjective:
@@ -36,7 +37,7 @@ class VaeObjective:
         """
         assert isinstance(recipe.objective, VaeRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        network = checkpoint.build(recipe.model.architecture, recipe.model.config)
+        network = build(recipe.model.architecture, recipe.model.config)
         if not isinstance(network, ConvVAE):
             raise TrainingError(f"model.architecture {recipe.model.architecture!r} is not a variational autoencoder")
         self._network = network.to(device)

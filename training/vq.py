@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import checkpoint
+from models.architecture import build
 from models.vq import VQVAE
 from training import reconstruction
 from training.captioned import CaptionedDataset
@@ -13,7 +13,8 @@ from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
 from training.objective import adam, autocast
-from training.recipe import Recipe, VqRecipe
+from training.objective_recipe import VqRecipe
+from training.recipe import Recipe
 
 
 class VqObjective:
@@ -30,7 +31,7 @@ class VqObjective:
         """
         assert isinstance(recipe.objective, VqRecipe)
         self._recipe, self._options, self._dataset, self._device = recipe, recipe.objective, dataset, device
-        network = checkpoint.build(recipe.model.architecture, recipe.model.config)
+        network = build(recipe.model.architecture, recipe.model.config)
         if not isinstance(network, VQVAE):
             raise TrainingError(f"model.architecture {recipe.model.architecture!r} is not a discrete autoencoder")
         self._network = network.to(device)

@@ -8,7 +8,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from models import checkpoint
-from models.checkpoint import TOKENIZER_FILE, Checkpoint, CheckpointError
+from models.checkpoint import Checkpoint
+from models.errors import CheckpointError
+from models.files import TOKENIZER_FILE
 from training.errors import TrainingError
 
 

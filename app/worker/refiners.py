@@ -15,9 +15,9 @@ from app.worker.langevin import LangevinRunner
 from app.worker.refiner import RefiningRunner
 from app.worker.refining import RefiningBatcher
 from app.worker.runner import LatentRunner, ModelFault
-from models import checkpoint
 from models.critic import Critic
 from models.protocols import CodeModel, LatentModel, StyledModel
+from models.tensors import tensor_bytes
 
 log = logging.getLogger("genserve.worker")
 
@@ -79,5 +79,5 @@ def _row_seconds(runner: RefiningRunner) -> float:
 
 def _bytes(lanes: dict[str, RefiningBatcher], model: LatentModel, critic: Critic | None) -> int:
     assert isinstance(model, nn.Module)
-    own = checkpoint.tensor_bytes(model) if lanes else 0
-    return own + (0 if critic is None else checkpoint.tensor_bytes(critic.network))
+    own = tensor_bytes(model) if lanes else 0
+    return own + (0 if critic is None else tensor_bytes(critic.network))

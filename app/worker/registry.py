@@ -33,11 +33,16 @@ from app.worker.runner import LatentRunner, ModelFault
 from app.worker.sequences import SequenceRunner, state_bytes
 from app.worker.threads import compute_with, on_threads
 from models import LATENT_MODELS, checkpoint, controls, precision
+from models.architecture import import_extra_models
 from models.calibration import SAMPLE
-from models.checkpoint import Checkpoint, CheckpointError, Kind, ModelConfig, TokenizerFile
+from models.checkpoint import Checkpoint
+from models.config import Kind, ModelConfig, TokenizerFile, read_config
 from models.critic import Critic
+from models.errors import CheckpointError
+from models.files import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from models.precision import PACKED_ONLY, TORCH_DTYPES, Precision, PrecisionError
 from models.protocols import CodeModel, EncodingModel, LatentModel, SequenceModel, StyledModel
+from models.tensors import tensor_bytes
 
 LATENT_BYTES_A_PARAMETER = 4  # weights are stored in fp16 and served in fp32 or less
 # Of a sequence model's weight; more than its bits, since a head that is the embedding is packed besides.
@@ -83,7 +88,7 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
     compute_with(1)  # what this thread does itself: it leads no others
     try:
         if config.models_module:
-            checkpoint.import_extra_models(config.models_module)
+            import_extra_models(config.models_module)
     except CheckpointError as error:
         raise RegistryError(str(error)) from error
     folders = find_folders(Path(config.weights), config.models)
@@ -123,14 +128,14 @@ def find_folders(weights: Path, names: tuple[str, ...]) -> list[Path]:
         RegistryError: the folder, or a folder of a given name, does not exist, or there is none at all.
     """
     try:
-        found = {path.name: path for path in sorted(weights.iterdir()) if (path / checkpoint.CONFIG_FILE).is_file()}
+        found = {path.name: path for path in sorted(weights.iterdir()) if (path / CONFIG_FILE).is_file()}
     except OSError as error:
         raise RegistryError(f"{weights}: the folder of weights can't be read: {error.strerror}") from error
     missing = [name for name in names if name not in found]
     if missing:
         raise RegistryError(f"{weights}: no weights folder {', '.join(missing)} (found: {', '.join(found) or 'none'})")
     if not found:
-        raise RegistryError(f"{weights}: holds no weights folder (a folder with a {checkpoint.CONFIG_FILE})")
+        raise RegistryError(f"{weights}: holds no weights folder (a folder with a {CONFIG_FILE})")
     return [found[name] for name in dict.fromkeys(names or [*_first(weights, found), *found])]
 
 
@@ -212,7 +217,7 @@ def _broken(folders: list[Path]) -> dict[str, str]:
     out = {}
     for folder in folders:
         try:
-            checkpoint.read_config(folder)
+            read_config(folder)
         except CheckpointError as error:
             log.error("skipped: %s", error)
             out[folder.name] = str(error)
@@ -252,7 +257,7 @@ def _dtypes(config: WorkerConfig, served: Collection[str]) -> Dtypes:
 
 def _weights_needed(folders: list[Path], dtypes: Dtypes, device: torch.device) -> list[tuple[str, int]]:
     try:
-        configs = {folder.name: checkpoint.read_config(folder) for folder in folders}
+        configs = {folder.name: read_config(folder) for folder in folders}
     except CheckpointError as error:
         raise RegistryError(str(error)) from error
     needed = [(name, _bytes_needed(name, model, dtypes, device)) for name, model in configs.items()]
@@ -284,14 +289,14 @@ def _load_lanes(
         PrecisionError: it can't be served in the precision that was asked for.
         DeviceLost: no other model can be loaded either.
     """
-    loaded = checkpoint.load(folder, as_stored=checkpoint.read_config(folder).kind == "sequence")
+    loaded = checkpoint.load(folder, as_stored=read_config(folder).kind == "sequence")
     described = ModelInfo(
         name=loaded.name,
         kind=loaded.config.kind,
         architecture=loaded.config.architecture,
         digest=loaded.config.digest,
         parameters=loaded.parameters,
-        created=int((folder / checkpoint.WEIGHTS_FILE).stat().st_mtime),
+        created=int((folder / WEIGHTS_FILE).stat().st_mtime),
         labels=loaded.config.labels,
         output=loaded.config.output,
         controls=loaded.config.controls,
@@ -327,7 +332,7 @@ def _latent_lanes(
     assert isinstance(model, LatentModel)
     threads = compute_threads(config, device)
     runner = LatentRunner(model, device, config.max_batch, TORCH_DTYPES[chosen], threads)
-    whole = checkpoint.tensor_bytes(model)
+    whole = tensor_bytes(model)
     measured = dataclasses.replace(
         info,
         threads=runner.threads,
@@ -398,12 +403,12 @@ def _sequence_lane(
         seconds=(runner.step_seconds,),
         condition_length=runner.condition_length,
         **_tokenizer_fields(loaded.config.tokenizer, folder),
-        chat_template="" if template is None else str(folder / checkpoint.TEMPLATE_FILE),
+        chat_template="" if template is None else str(folder / TEMPLATE_FILE),
     )
     decoders.check_output(measured)
     if not texts:
         return ContinuousBatcher(runner, interrupted, most_steps=SAMPLE_STEPS), measured
-    grammars = Grammars(folder / checkpoint.TOKENIZER_FILE, model.vocab_size, measured.stop_tokens)
+    grammars = Grammars(folder / TOKENIZER_FILE, model.vocab_size, measured.stop_tokens)
     return ContinuousBatcher(runner, interrupted, grammars), measured
 
 
@@ -413,7 +418,7 @@ def _tokenizer_fields(tokenizer: TokenizerFile | None, folder: Path) -> dict[str
         return {}
     stops = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     return {
-        "tokenizer": str(folder / checkpoint.TOKENIZER_FILE),
+        "tokenizer": str(folder / TOKENIZER_FILE),
         "stop_tokens": tuple(dict.fromkeys((*stops, *tokenizer.stop_token_ids))),
         "start_tokens": tokenizer.start_token_ids,
     }
@@ -441,10 +446,10 @@ def _read_tokenizer(loaded: Checkpoint, info: ModelInfo, folder: Path) -> Tokeni
         return None
     if file is None:
         raise ModelFault("a sequence model needs a tokenizer.json")
-    tokenizer = Tokenizer(folder / checkpoint.TOKENIZER_FILE)
+    tokenizer = Tokenizer(folder / TOKENIZER_FILE)
     if tokenizer.ids > model.vocab_size:
         raise ModelFault(
-            f"{checkpoint.TOKENIZER_FILE} has token ids up to {tokenizer.ids - 1}; the network knows {model.vocab_size}"
+            f"{TOKENIZER_FILE} has token ids up to {tokenizer.ids - 1}; the network knows {model.vocab_size}"
         )
     return tokenizer
 

@@ -27,7 +27,8 @@ from app.schemas.text import TextRequest
 from app.service import Generated
 from app.worker import registry
 from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.errors import CheckpointError
+from models.files import MAX_HEADER_BYTES
 from tests import fakes
 from tests.conftest import running
 from tests.models.test_checkpoint import rewrite_weights
@@ -587,7 +588,7 @@ def entry(dtype="F32", shape=(4,), start=0, end=16):
 
 HOSTILE = {
     "a header of 2**63 bytes": struct.pack("<Q", 1 << 63) + b"{}",
-    "a header as long as the file says it may not be": struct.pack("<Q", checkpoint.MAX_HEADER_BYTES + 1) + b"{}",
+    "a header as long as the file says it may not be": struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{}",
     "a header one byte longer than the file": struct.pack("<Q", 3) + b"{}",
     "no header": b"",
     "half a length": b"\x02\0\0",

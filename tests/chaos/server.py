@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import checkpoint
+from models.config import read_config, write_config
 from tests import fake_outputs, fakes
 from tests import serving as plain
 from tests.chaos import poison
@@ -57,7 +58,7 @@ def write_models(weights: Path) -> Path:
 def _let_chat(folder: Path) -> None:
     """Give a text model a chat template: every message's text, one after the other."""
     template = checkpoint.write_template(folder, "{% for message in messages %}{{ message.content }} {% endfor %}")
-    checkpoint.write_config(folder, dataclasses.replace(checkpoint.read_config(folder), chat_template=template))
+    write_config(folder, dataclasses.replace(read_config(folder), chat_template=template))
 
 
 def gate(weights: Path) -> Path:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.errors import CheckpointError
 from models.gan import ConvGenerator
 from tests.chaos import poison
 from tests.chaos.server import started

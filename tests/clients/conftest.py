@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from models import checkpoint
+from models.config import read_config, write_config
 from tests import fake_sequences as fakes
 from tests.serving import PATIENCE, serving
 
@@ -63,8 +64,8 @@ def weights(tmp_path_factory):
         fakes.write(folder, name, architecture, max_length=512)
     for name in ("counting", "parrot"):
         template = checkpoint.write_template(folder / name, TEMPLATE)
-        config = checkpoint.read_config(folder / name)
-        checkpoint.write_config(folder / name, dataclasses.replace(config, chat_template=template))
+        config = read_config(folder / name)
+        write_config(folder / name, dataclasses.replace(config, chat_template=template))
     return folder
 
 

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import models
 from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.config import ModelConfig, read_config, with_card
+from models.errors import CheckpointError
 from models.gan import ConvGenerator
+from models.tensors import tensor_bytes
 
 SMALL = {"latent_dim": 2, "num_classes": 2, "embedding_dim": 2, "channels": [8], "base_size": 2}
 
@@ -55,7 +56,7 @@ def test_what_was_saved_comes_back_in_half_precision(folder):
     assert loaded.config.labels == ("a", "b")
     assert loaded.config.kind == "latent"
     assert loaded.parameters == sum(p.numel() for p in original.parameters())
-    assert checkpoint.tensor_bytes(loaded.model) == 4 * loaded.parameters
+    assert tensor_bytes(loaded.model) == 4 * loaded.parameters
     for name, tensor in loaded.model.state_dict().items():
         assert tensor.dtype == torch.float32
         assert not tensor.requires_grad
@@ -71,16 +72,16 @@ def test_loading_twice_gives_the_same_digest_and_saving_is_reproducible(folder, 
 
 
 def test_digest_covers_all_that_decides_the_output(folder):
-    config = checkpoint.read_config(folder)
-    assert checkpoint.with_card(config, {"license": "y"}).digest == config.digest
+    config = read_config(folder)
+    assert with_card(config, {"license": "y"}).digest == config.digest
     changed = [{"architecture": "conv-vae"}, {"config": {**SMALL, "base_size": 3}}, {"sha256": "0" * 64}]
-    digests = {checkpoint.dataclasses.replace(config, **change).digest for change in changed}
+    digests = {dataclasses.replace(config, **change).digest for change in changed}
     assert len(digests | {config.digest}) == 4
 
 
 def test_controls_are_kept_and_all_but_their_descriptions_is_vouched_for(folder, tmp_path):
     model, control = checkpoint.load(folder).model, {"index": 1, "min": -2.0, "max": 2.0, "description": "thickness"}
-    plain = checkpoint.read_config(folder)
+    plain = read_config(folder)
     saved = checkpoint.save(tmp_path / "b", model, architecture="conv-gan", config=SMALL, named={"code_0": control})
     assert checkpoint.load(tmp_path / "b").config == saved
     assert saved.controls == {"code_0": control}
@@ -97,7 +98,7 @@ def test_controls_are_kept_and_all_but_their_descriptions_is_vouched_for(folder,
 def test_controls_of_a_model_without_latents_are_refused(folder):
     rewrite_config(folder, architecture="gpt", controls={"code_0": {"index": 0, "min": 0, "max": 1}})
     with pytest.raises(CheckpointError, match="controls: belong to latent models, which gpt is not"):
-        checkpoint.read_config(folder)
+        read_config(folder)
 
 
 def test_shared_parameters_are_counted_once():
@@ -107,7 +108,7 @@ def test_shared_parameters_are_counted_once():
             self.a = nn.Linear(3, 3, bias=False)
             self.b = self.a
 
-    config = checkpoint.ModelConfig("tied", {}, "", 0)
+    config = ModelConfig("tied", {}, "", 0)
     assert checkpoint.Checkpoint("tied", config, Tied()).parameters == 9
 
 
@@ -300,37 +301,3 @@ def test_saving_refuses_what_could_not_be_served(tmp_path):
     with pytest.raises(CheckpointError, match=r"project\.bias"):
         checkpoint.save(tmp_path / "x", model, architecture="conv-gan", config=SMALL)
     assert not (tmp_path / "x").exists()
-
-
-def test_build_names_the_architecture():
-    assert isinstance(checkpoint.build("conv-gan", SMALL), ConvGenerator)
-    with pytest.raises(CheckpointError, match="unknown architecture 'nope'"):
-        checkpoint.build("nope", {})
-
-
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
-
-    def crash(_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(checkpoint.os, "fsync", crash)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-
-
-def test_extra_models(tmp_path, monkeypatch):
-    (tmp_path / "extra_models_of_a_test.py").write_text(
-        "import models, models.gan\nmodels.LATENT_MODELS['mine'] = models.gan.ConvGenerator\n"
-    )
-    (tmp_path / "broken_models_of_a_test.py").write_text("raise RuntimeError('oh')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(models, "LATENT_MODELS", dict(models.LATENT_MODELS))
-    checkpoint.import_extra_models("extra_models_of_a_test")
-    assert checkpoint.served()["mine"] is ConvGenerator
-    with pytest.raises(CheckpointError, match=r"GENSERVE_MODELS_MODULE=broken_models_of_a_test.*oh"):
-        checkpoint.import_extra_models("broken_models_of_a_test")
-    with pytest.raises(CheckpointError, match="can't be imported"):
-        checkpoint.import_extra_models("no_such_module_of_a_test")

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.checkpoint import CONFIG_FILE, CRITIC_FILE, CheckpointError
+from models.config import read_config, with_card, write_config
+from models.errors import CheckpointError
+from models.files import CONFIG_FILE, CRITIC_FILE
 from models.gan import ConvDiscriminator, ConvGenerator
 from models.gpt import GPT
 
@@ -35,7 +37,7 @@ def put(folder, network=None, **fields):
 
 
 def load(folder):
-    return checkpoint.load_critic(folder, checkpoint.read_config(folder))
+    return checkpoint.load_critic(folder, read_config(folder))
 
 
 def change(folder, **fields):
@@ -50,7 +52,7 @@ def test_a_critic_comes_back_and_the_digest_stays(folder):
     before = checkpoint.load(folder)
     assert load(folder) is None
     written = put(folder)
-    assert written.digest == before.config.digest == checkpoint.read_config(folder).digest
+    assert written.digest == before.config.digest == read_config(folder).digest
     assert written.critic.card == CARD
     found = load(folder)
     assert (found.scale, found.step_size) == (2.0, 0.02)
@@ -64,8 +66,8 @@ def test_a_critic_comes_back_and_the_digest_stays(folder):
 
 def test_a_new_card_keeps_the_critic(folder):
     config = put(folder)
-    checkpoint.write_config(folder, checkpoint.with_card(config, {"metrics": {}}))
-    assert checkpoint.read_config(folder).critic == config.critic
+    write_config(folder, with_card(config, {"metrics": {}}))
+    assert read_config(folder).critic == config.critic
 
 
 def test_files_that_are_not_what_they_should_be_are_refused(folder):
@@ -143,7 +145,7 @@ def test_weights_that_are_not_finite_are_refused(folder):
         network.score.bias.fill_(float("nan"))
     with pytest.raises(CheckpointError, match=r"critic.safetensors: tensor score.bias holds non-finite"):
         put(folder, network)
-    assert checkpoint.read_config(folder).critic is None
+    assert read_config(folder).critic is None
 
 
 def test_what_can_t_be_read_is_not_written(folder):
@@ -157,4 +159,4 @@ def test_a_critic_belongs_to_a_latent_model(tmp_path):
     checkpoint.save(tmp_path / "gpt", GPT(**config), architecture="gpt", config=config)
     put(tmp_path / "gpt")
     with pytest.raises(CheckpointError, match="critic: belongs to latent models"):
-        checkpoint.read_config(tmp_path / "gpt")
+        read_config(tmp_path / "gpt")

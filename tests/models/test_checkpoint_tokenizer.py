@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from models import checkpoint
-from models.checkpoint import CheckpointError
+from models.config import TemplateFile, write_config
+from models.errors import CheckpointError
+from models.files import TEMPLATE_FILE
 from models.gpt import GPT
 
 SMALL = {"vocab_size": 8, "max_length": 8, "width": 8, "layers": 1, "heads": 2}
@@ -68,7 +70,7 @@ def test_a_malformed_entry_is_refused(save, tmp_path, said):
 
 
 def write(folder, config, **changes):
-    checkpoint.write_config(folder, dataclasses.replace(config, **changes))
+    write_config(folder, dataclasses.replace(config, **changes))
 
 
 def test_lists_of_tokens_and_a_chat_template_come_back_and_count(save, tmp_path):
@@ -102,7 +104,7 @@ def test_a_folder_without_them_says_nothing_of_them(save, tmp_path):
 def test_a_missing_or_changed_template_is_refused(save, tmp_path, content):
     folder = tmp_path / "small"
     write(folder, save("small"), chat_template=checkpoint.write_template(folder, "{{ x }}"))
-    path = folder / checkpoint.TEMPLATE_FILE
+    path = folder / TEMPLATE_FILE
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -113,9 +115,9 @@ def test_a_missing_or_changed_template_is_refused(save, tmp_path, content):
 @pytest.mark.parametrize(("content", "said"), [(b"\xff", "unreadable"), (b"x" * ((1 << 20) + 1), "more than 1048576")])
 def test_a_template_that_is_no_text_or_too_large_is_refused(save, tmp_path, content, said):
     folder = tmp_path / "small"
-    template = checkpoint.TemplateFile(hashlib.sha256(content).hexdigest(), len(content))
+    template = TemplateFile(hashlib.sha256(content).hexdigest(), len(content))
     write(folder, save("small"), chat_template=template)
-    (folder / checkpoint.TEMPLATE_FILE).write_bytes(content)
+    (folder / TEMPLATE_FILE).write_bytes(content)
     with pytest.raises(CheckpointError, match=said):
         checkpoint.load(folder)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from models import checkpoint, outputs
-from models.checkpoint import CheckpointError
+from models.config import read_config
+from models.errors import CheckpointError
 from models.gpt import GPT
 from models.mlp_gan import MLPGenerator
 
@@ -96,7 +97,7 @@ def test_it_is_written_and_read_with_the_weights(folder):
 
 
 def test_it_counts_in_the_digest(folder):
-    config = checkpoint.read_config(folder)
+    config = read_config(folder)
     others = [dataclasses.replace(config, output=output) for output in ({}, PICTURES, {**SPEECH, "sample_rate": 16000})]
     assert len({config.digest, *(other.digest for other in others)}) == 4
 
@@ -126,4 +127,4 @@ def test_a_model_of_pictures_has_none(tmp_path):
     config = {"latent_dim": 2, "widths": [4], "image_shape": [1, 4, 4]}
     checkpoint.save(tmp_path / "gan", MLPGenerator(**config), architecture="mlp-gan", config=config, output=PICTURES)
     with pytest.raises(CheckpointError, match="belongs to sequence models; mlp-gan makes pictures"):
-        checkpoint.read_config(tmp_path / "gan")
+        read_config(tmp_path / "gan")

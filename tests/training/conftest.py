@@ -20,8 +20,9 @@ from models.vq import VQVAE
 from tests.training import captions
 from training.captioned import CaptionedDataset, load_captioned
 from training.data import FILES, Dataset, load_dataset
+from training.data_recipe import CaptionedRecipe
 from training.judge import ARCHITECTURE, ConvJudge, Judge, load_judge
-from training.recipe import CaptionedRecipe, Recipe, parse_recipe
+from training.recipe import Recipe, parse_recipe
 from training.run import Run
 from training.speech import SpeechDataset, load_speech_dataset
 from training.text import TextDataset, load_text_dataset

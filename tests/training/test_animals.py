@@ -12,9 +12,10 @@ from models import checkpoint
 from training import data, quality
 from training.animals import FILES, TEST_PER_CLASS, array_memory, distinct, read_animals
 from training.data import DEFAULT_PATHS, Split, load_dataset
+from training.data_recipe import DataRecipe
 from training.errors import TrainingError
-from training.evaluate import dataset_of, networks
-from training.recipe import DataRecipe
+from training.provenance import dataset_of
+from training.weights import networks
 
 HERE = Path("somewhere")
 JUDGES = Path(__file__).parents[2] / "training" / "judges"

@@ -3,7 +3,7 @@ import wave
 import numpy as np
 from PIL import Image
 
-from models import checkpoint
+from models.config import read_config
 from training import audio_card, listening
 from training.evaluate import main
 from training.publish import publish
@@ -21,7 +21,7 @@ def test_a_run_for_speech_is_published_with_clips_and_measured_again(
     run.train(lambda: False, lambda progress, values: None)
     publish(run, "tiny-audio.toml")
     folder = tmp_path / "export" / "tiny-audio"
-    config = checkpoint.read_config(folder)
+    config = read_config(folder)
     assert config.output["kind"] == "audio"
     assert config.output["temperature"] in (0.5, 1.0)
     assert config.tokenizer is None
@@ -36,7 +36,7 @@ def test_a_run_for_speech_is_published_with_clips_and_measured_again(
     before = config.card["metrics"]
     capsys.readouterr()
     assert main([str(folder), "--data", str(speech_folder)]) == 0
-    again = checkpoint.read_config(folder)
+    again = read_config(folder)
     assert again.card["metrics"] == before
     assert again.digest == config.digest
     assert (folder / "README.md").read_text() == readme

@@ -1,5 +1,4 @@
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,11 @@ import torch
 from tests.training import captions
 from training import captioned as module
 from training import emoji, scenes
-from training.captioned import ANIMALS, Captioned, load_captioned, same_data, told
+from training.captioned import ANIMALS, Captioned, load_captioned, told
 from training.data import FILES, to_samples
+from training.data_recipe import CaptionedRecipe
 from training.emoji import Emoji
 from training.errors import TrainingError
-from training.recipe import CaptionedRecipe
 from training.words import padding_of, rows
 
 REAL = Path(module.DEFAULT_PATHS["emoji"])
@@ -154,19 +153,6 @@ def test_an_unreadable_archive_is_said(tmp_path):
 def test_missing_silhouettes_name_the_key_of_their_folder(table, tmp_path):
     with pytest.raises(TrainingError, match=r"animal_mnist==0.4.*data\.animals"):
         load(table, name="emoji-animals", animals=str(tmp_path))
-
-
-def test_the_data_of_a_card_are_made_anew(captioned, caption_folder, monkeypatch):
-    monkeypatch.setattr(module, "DEFAULT_PATHS", {"animals": str(caption_folder), "emoji": "nowhere"})
-    card = {"training_data": captioned.card()}
-    again = same_data("tiny", card, str(caption_folder))
-    assert again.card() == captioned.card()
-    assert torch.equal(again.train.captions, captioned.train.captions)
-    with pytest.raises(TrainingError, match="does not name its training data"):
-        same_data("tiny", {"training_data": {"name": "shapes"}}, None)
-    changed = dict(captioned.card(), sha256={"a": hashlib.sha256(b"").hexdigest()})
-    with pytest.raises(TrainingError, match="not the data that tiny was trained on"):
-        same_data("tiny", {"training_data": changed}, str(caption_folder))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 import torch
 
-from models.checkpoint import ModelConfig
+from models.config import ModelConfig
 from training import card as cards
 from training import quality
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models import checkpoint
+from models.config import read_config
 from models.critic import Critic
 from training import critic, quality
 from training.data import Split, to_samples
@@ -37,10 +38,10 @@ def put(folder, run, **fields):
 
 
 def test_a_critic_is_published_and_the_generator_stays(run, folder):
-    before = (folder / "model.safetensors").read_bytes(), checkpoint.read_config(folder).digest
+    before = (folder / "model.safetensors").read_bytes(), read_config(folder).digest
     written = put(folder, run)
     assert ((folder / "model.safetensors").read_bytes(), written.digest) == before
-    found = checkpoint.load_critic(folder, checkpoint.read_config(folder))
+    found = checkpoint.load_critic(folder, read_config(folder))
     for name, tensor in run.objective.networks["discriminator"].state_dict().items():
         assert torch.equal(found.network.state_dict()[name], tensor.half().float())
     assert found.step_size == 0.05
@@ -73,7 +74,7 @@ def test_a_run_that_made_other_weights_is_refused(run, folder):
     )
     with pytest.raises(TrainingError, match="the run did not make tiny-gan"):
         put(folder, run)
-    assert checkpoint.read_config(folder).critic is None
+    assert read_config(folder).critic is None
 
 
 def test_a_run_without_a_discriminator_is_refused(run, folder):

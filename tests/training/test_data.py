@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from training.data import FILES, SOURCES, Loader, Split, load_dataset, parse_idx, to_samples
+from training.data_recipe import DataRecipe
 from training.errors import TrainingError
-from training.recipe import DataRecipe
 
 LABELS = ("left", "right", "bottom")
 zipped = functools.partial(gzip.compress, mtime=0)  # what names a test must not depend on the time

@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from models import checkpoint
+from models.config import read_config, with_card, write_config
 from models.gan import ConvGenerator
 from training import card as cards
 from training import quality
 from training.data import DEFAULT_PATHS, Split
 from training.errors import TrainingError
-from training.evaluate import dataset_of, evaluate, find_folder, main, networks
+from training.evaluate import main
 from training.measurement import CURVE
+from training.picture_evaluation import evaluate
+from training.provenance import dataset_of
+from training.weights import find_folder, networks
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"latent_dim": 4, "num_classes": 3, "embedding_dim": 4, "channels": [8, 8], "base_size": 4}
@@ -46,12 +50,12 @@ def options(judge_folder, data_folder, *more):
 
 
 def change_card(folder, **changes):
-    config = checkpoint.read_config(folder)
-    checkpoint.write_config(folder, checkpoint.with_card(config, {**config.card, **changes}))
+    config = read_config(folder)
+    write_config(folder, with_card(config, {**config.card, **changes}))
 
 
 def test_metrics_go_into_the_card_and_the_readme(model_folder, judge_folder, data_folder, capsys):
-    before = checkpoint.read_config(model_folder)
+    before = read_config(model_folder)
     assert main(options(judge_folder, data_folder)) == 0
     after = checkpoint.load(model_folder).config
     assert after.digest == before.digest
@@ -106,11 +110,11 @@ def test_the_figures_alone_can_be_had(model_folder, judge_folder, data_folder):
 
 def test_a_classifier_has_a_report_too(judge_folder, dataset, tmp_path, data_folder, capsys):
     card = {"training_data": dataset.card(), "metrics": {}, "recipe": "judge.toml"}
-    config = checkpoint.with_card(checkpoint.read_config(judge_folder, networks()), card)
+    config = with_card(read_config(judge_folder, networks()), card)
     folder = tmp_path / "judge"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes((judge_folder / "model.safetensors").read_bytes())
-    checkpoint.write_config(folder, replace(config, labels=LABELS))
+    write_config(folder, replace(config, labels=LABELS))
     more = ["--data", str(data_folder), "--dry-run", "--report", str(tmp_path / "page.html")]
     assert main([str(folder), *more]) == 0
     assert "<td>accuracy</td>" in (tmp_path / "page.html").read_text()

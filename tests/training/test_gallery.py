@@ -11,7 +11,8 @@ from PIL import Image
 
 import models
 from models import checkpoint
-from models.checkpoint import CONFIG_FILE
+from models.config import read_config
+from models.files import CONFIG_FILE
 from models.gpt import GPT
 from models.mlp_gan import MLPGenerator
 from tests import fake_sequences
@@ -75,7 +76,7 @@ def rows(text):
 
 
 def test_a_line_a_generator(root):
-    digest = checkpoint.read_config(root / "weights/small").digest
+    digest = read_config(root / "weights/small").digest
     served = {"small": {"digest": digest, "value": 1234.5, "unit": "pictures/s"}}
     head, _, writer, small = rows(catalogue.table(catalogue.generators(root / "weights"), served, "weights"))
     assert len(head) == len(small) == len(writer) == 7

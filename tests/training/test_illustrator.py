@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from models import checkpoint
+from models.config import read_config, with_card, write_config
 from models.text_to_image import TextToImage
 from models.vq import VQVAE
 from tests.training import captions
 from training import illustrator as module
 from training.captioned import load_captioned
+from training.data_recipe import CaptionedRecipe
 from training.errors import TrainingError
 from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder
-from training.recipe import CaptionedRecipe
 
 
 @pytest.fixture
@@ -91,9 +92,9 @@ def test_another_decoder_is_refused(caption_folder, captioned, judge_folder, rec
         load_decoder(tmp_path / "nowhere", captioned)
     other = tmp_path / "other"
     shutil.copytree(caption_folder / "tiny-vq", other)
-    config = checkpoint.read_config(other)
+    config = read_config(other)
     changed = {"training_data": config.card["training_data"] | {"seed": 77}}
-    checkpoint.write_config(other, checkpoint.with_card(config, changed))
+    write_config(other, with_card(config, changed))
     with pytest.raises(TrainingError, match="other: was trained on other data, or on another split"):
         load_decoder(other, captioned)
     network = TextToImage(**captions.TEXT_TO_IMAGE["config"])

@@ -6,6 +6,7 @@ import torch
 
 import models
 from models import checkpoint
+from models.config import read_config
 from training.errors import TrainingError
 from training.judge import JUDGES, RESIDUAL, ConvJudge, ResidualJudge, judge_folder, load_judge
 from training.recipe import read_recipe
@@ -79,7 +80,7 @@ def test_the_two_committed_judges_differ_in_architecture_seed_and_data():
     assert measuring.model.architecture != steering.model.architecture
     assert measuring.seed != steering.seed
     assert (measuring.objective.half, steering.objective.half) == ("both", "even")
-    kinds = [checkpoint.read_config(ROOT / recipe.export, JUDGES).architecture for recipe in (measuring, steering)]
+    kinds = [read_config(ROOT / recipe.export, JUDGES).architecture for recipe in (measuring, steering)]
     assert kinds == [measuring.model.architecture, steering.model.architecture]
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from models import checkpoint
+from models.config import read_config
 from training.errors import TrainingError
 from training.origin import load_origin
 from training.publish import publish
@@ -64,7 +64,7 @@ def test_the_card_says_what_it_started_from_and_what_that_was_worth(second, orig
     run.start()
     run.train(lambda: run.finished, lambda progress, values: None)
     publish(run, "second.toml")
-    config = checkpoint.read_config(tmp_path / "export" / "second")
+    config = read_config(tmp_path / "export" / "second")
     name = f"tiny-language@{load_writer(origin).digest}"
     assert config.card["origin"] == name
     assert config.card["metrics"]["origin_bits_per_byte"] > config.card["metrics"]["bits_per_byte"]

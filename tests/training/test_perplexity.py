@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from models import checkpoint
+from models.config import read_config, with_card, write_config
 from models.gpt import GPT
 from training import card as cards
 from training import perplexity, text_card
+from training.data_recipe import TextRecipe
 from training.errors import TrainingError
 from training.perplexity import Perplexity, main, measure, read_sample, read_texts
-from training.recipe import TextRecipe
 from training.text import Work, load_corpus
 from training.tokenizer import SMALLEST, train_tokenizer
 
@@ -126,9 +127,9 @@ def test_a_folder_in_all_precisions(folder, text, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 4
     assert said[0].startswith("writer bf16: perplexity ")
-    assert checkpoint.read_config(folder).card == {}
+    assert read_config(folder).card == {}
     assert main([str(folder), "--text", str(text), "--dtype", "int8", "--card"]) == 0
-    assert list(checkpoint.read_config(folder).card["precision"]["precisions"]) == ["bf16", "int8"]
+    assert list(read_config(folder).card["precision"]["precisions"]) == ["bf16", "int8"]
 
 
 def test_what_costs_too_much_ends_with_an_error(folder, text, monkeypatch, capsys):
@@ -163,11 +164,11 @@ def test_the_card_s_held_out_works_are_the_text_unless_told(folder, tmp_path):
         "text", "plays", str(data), "MIT", "*.txt", ("hamlet",), ("lear", "timon"), "bytes", SMALLEST, 32
     )
     card = {**CARD, "training_data": load_corpus(recipe).card()}
-    before = checkpoint.read_config(folder)
-    checkpoint.write_config(folder, checkpoint.with_card(before, card))
+    before = read_config(folder)
+    write_config(folder, with_card(before, card))
     (folder / text_card.SAMPLES_FILE).write_text(text_card.all_samples(WRITTEN))
     assert main([str(folder), "--data", str(data), "--dtype", "int8", "--tokens", "40", "--card"]) == 0
-    config = checkpoint.read_config(folder)
+    config = read_config(folder)
     record = config.card["precision"]
     assert (list(record["texts"]), record["tokens"]) == (["lear", "timon"], 64)
     assert config.digest == before.digest

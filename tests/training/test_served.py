@@ -19,11 +19,11 @@ from tests.training.conftest import GENERATOR_CONFIG, LABELS
 from training import client, served
 from training.client import PER_REQUEST, Client, orders
 from training.data import load_dataset
+from training.data_recipe import DataRecipe
 from training.errors import TrainingError
 from training.judge import load_judge
 from training.measurement import METRICS
 from training.quality import balanced_labels
-from training.recipe import DataRecipe
 
 
 @pytest.fixture(scope="module")

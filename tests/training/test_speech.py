@@ -8,7 +8,7 @@ import torch
 
 from models import mu_law
 from training.errors import TrainingError
-from training.speech import load_same_speech, load_speech_dataset, read_text, read_transcripts, trimmed
+from training.speech import load_speech_dataset, read_text, read_transcripts, trimmed
 
 LETTERS = " !',-.?abcdefghijklmnopqrstuvwxyz"
 
@@ -107,18 +107,6 @@ def test_windows_are_cut_from_clips_one_after_another(speech):
     assert len(list(stream.pieces(7))) < len(list(stream.pieces(0))) + 2
     index = torch.tensor([3, 1])
     assert torch.equal(stream.batch(index).samples, index)
-
-
-def test_the_card_is_enough_to_load_the_same_clips_again(speech, speech_folder):
-    again = load_same_speech("tiny", {"training_data": speech.card()}, str(speech_folder))
-    assert [clip.name for clip in again.test] == [clip.name for clip in speech.test]
-    other = {**speech.card(), "sha256": {"sounds": "0"}}
-    with pytest.raises(TrainingError, match="not the data"):
-        load_same_speech("tiny", {"training_data": other}, str(speech_folder))
-    with pytest.raises(TrainingError, match="--data"):
-        load_same_speech("tiny", {"training_data": speech.card()}, None)
-    with pytest.raises(TrainingError, match="does not name"):
-        load_same_speech("tiny", {}, None)
 
 
 def test_missing_files_are_named_with_where_to_get_them(recipe, raw_recipe, tmp_path):

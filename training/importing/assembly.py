@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import models
-from models.checkpoint import CheckpointError, build
+from models.architecture import build
+from models.errors import CheckpointError
 from training.errors import TrainingError
 from training.importing.architectures import Plan
 from training.importing.source import Tensors

@@ -23,10 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.max_length is not None and not 1 <= options.max_length <= MAX_LENGTH:
         parser.error(f"--max-length {options.max_length}: from 1 to {MAX_LENGTH:,}")
     try:
-        from models.checkpoint import NAME_PATTERN, CheckpointError  # and with it torch
+        from models.errors import CheckpointError  # and with it torch
+        from models.outputs import MODEL_NAME
 
-        if not NAME_PATTERN.fullmatch(options.name):
-            parser.error(f"--name {options.name!r}: must match {NAME_PATTERN.pattern}")
+        if not MODEL_NAME.fullmatch(options.name):
+            parser.error(f"--name {options.name!r}: must match {MODEL_NAME.pattern}")
         print(_import(options))
     except (TrainingError, CheckpointError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)

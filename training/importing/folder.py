@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from models import checkpoint
+from models.config import ModelConfig, write_config
+from models.files import WEIGHTS_FILE
 from training.errors import TrainingError
 from training.importing.architectures import Plan, architecture, plan
 from training.importing.assembly import assemble, check, shapes
@@ -30,15 +32,13 @@ def write(source: Source, target: Path, options: argparse.Namespace) -> str:
     _check_tokens(source.text, planned)
     count = sum(math.prod(shape) for shape in shapes(planned).values())
     with new_folder(target, options.force) as folder:
-        sha256, size = write_tensors(folder / checkpoint.WEIGHTS_FILE, planned.parts, assemble(planned, source.tensors))
+        sha256, size = write_tensors(folder / WEIGHTS_FILE, planned.parts, assemble(planned, source.tensors))
         text = source.text
         tokenizer = checkpoint.write_tokenizer(folder, text.tokenizer, text.eos, text.stops, text.starts)
         template = None if text.template is None else checkpoint.write_template(folder, text.template)
         card = _card(source, count, options)
-        config = checkpoint.ModelConfig(
-            planned.architecture, planned.arguments, sha256, size, (), card, tokenizer, template
-        )
-        checkpoint.write_config(folder, config)
+        config = ModelConfig(planned.architecture, planned.arguments, sha256, size, (), card, tokenizer, template)
+        write_config(folder, config)
         checkpoint.load(folder, as_stored=True)
     return f"wrote {target}: {planned.architecture}, {count:,} parameters, {size:,} bytes, digest {config.digest[:12]}"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app import latents
-from models import checkpoint
+from models.config import read_config, write_config
 from tests import fakes
 from tests.app.routes.test_images import pixels, story
 from tests.conftest import running
@@ -18,8 +18,8 @@ CONTROLS = {"code_0": {"index": 3, "min": -1.0, "max": 1.0, "description": "the 
 @pytest.fixture
 async def client(settings, weights):
     folder = fakes.write(weights, "steered")
-    config = checkpoint.read_config(folder, fakes.LATENT)
-    checkpoint.write_config(folder, dataclasses.replace(config, controls=CONTROLS))
+    config = read_config(folder, fakes.LATENT)
+    write_config(folder, dataclasses.replace(config, controls=CONTROLS))
     async with running(settings()) as client:
         yield client
 

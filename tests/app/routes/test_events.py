@@ -13,6 +13,7 @@ import pytest
 
 from app.routes.events import PING, Pinged, event
 from models import checkpoint
+from models.config import read_config, write_config
 from tests import fake_sequences as fakes
 from tests import fakes as pictures
 from tests.serving import PATIENCE, serving, wait_until
@@ -96,8 +97,8 @@ def server(tmp_path_factory):
     for name in ("counting", "digest"):
         fakes.write(folder / "weights", name, name, eos=None, gate=str(gate), max_length=2048)
     template = checkpoint.write_template(folder / "weights" / "counting", "{{ messages[0].content }}")
-    config = checkpoint.read_config(folder / "weights" / "counting")
-    checkpoint.write_config(folder / "weights" / "counting", dataclasses.replace(config, chat_template=template))
+    config = read_config(folder / "weights" / "counting")
+    write_config(folder / "weights" / "counting", dataclasses.replace(config, chat_template=template))
     pictures.write(folder / "weights", "echo", gate=str(gate))
     env = {
         "GENSERVE_MODELS_MODULE": "tests.fake_sequences",

@@ -8,7 +8,7 @@ from app.engine.jobs import ModelInfo, Sampling, SequenceJob, WorkerConfig
 from app.worker import decoders, pace, registry
 from app.worker.registry import RegistryError
 from app.worker.runner import ModelFault
-from models import checkpoint
+from models.config import read_config, write_config
 from tests import fake_outputs as fakes
 from tests import fake_sequences
 
@@ -97,8 +97,8 @@ def test_text_needs_a_tokenizer_and_so_do_captions(config):
         folder = registry.Path(config.weights) / name
         if name == "text":
             fake_sequences.write(folder.parent, name)
-        known = checkpoint.read_config(folder)
-        checkpoint.write_config(folder, dataclasses.replace(known, tokenizer=None))
+        known = read_config(folder)
+        write_config(folder, dataclasses.replace(known, tokenizer=None))
         with pytest.raises(RegistryError, match=f"{name}: a sequence model needs a tokenizer.json"):
             registry.load(dataclasses.replace(config, models=(name, "painter")))
 

@@ -15,6 +15,8 @@ from app.worker.dispatch import unmarked
 from app.worker.registry import RegistryError
 from app.worker.sequences import state_bytes
 from models import checkpoint
+from models.config import read_config, with_card, write_config
+from models.files import TOKENIZER_FILE
 from models.gpt import GPT
 from tests import fake_sequences, fakes
 
@@ -73,7 +75,7 @@ def texts(tmp_path):
     """A folder with a tiny language model, "writer", and a fake one that can't be packed, "echo"."""
     folder = tmp_path / "texts"
     fake_sequences.write(folder, "echo", "echo-text")
-    file = folder / "echo" / checkpoint.TOKENIZER_FILE
+    file = folder / "echo" / TOKENIZER_FILE
     torch.manual_seed(0)
     checkpoint.save(
         folder / "writer",
@@ -139,7 +141,7 @@ def test_a_precision_that_costs_too_much_by_the_card_is_refused(texts, caplog):
     card = {
         "precision": {"precisions": {"int4": {"served": False, "ratio": 1.2}, "int8": {"served": True, "ratio": 1}}}
     }
-    checkpoint.write_config(place, checkpoint.with_card(checkpoint.read_config(place), card))
+    write_config(place, with_card(read_config(place), card))
     assert registry.load(with_(texts, models=("writer",), dtype="int8")).models[0].dtype == "int8"
     with pytest.raises(RegistryError, match="writer: by its card int4 costs too much perplexity"):
         registry.load(with_(texts, dtype="int4", skip_broken=True))
@@ -305,7 +307,7 @@ def test_styles_are_told(config):
 def test_controls_are_told_and_fit_the_latent(config, index, fits):
     named = {"code_0": {"index": index, "min": -1, "max": 1.0, "description": "x"}}
     place = fakes.write(folder(config, ""), "gamma")
-    checkpoint.write_config(place, dataclasses.replace(checkpoint.read_config(place, fakes.LATENT), controls=named))
+    write_config(place, dataclasses.replace(read_config(place, fakes.LATENT), controls=named))
     if fits:
         assert [model.controls for model in registry.load(config).models] == [{}, {}, named]
     else:

@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer
 
 from models import checkpoint
+from models.files import TEMPLATE_FILE
 from training.importing import command, gguf
 from training.importing.gguf_tensors import GgufTensors
 
@@ -129,4 +130,4 @@ def test_tokens_are_the_published_ones(loaded, folder):
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert loaded.config.tokenizer.start_token_ids == ()
     assert (loaded.config.tokenizer.eos_token_id, loaded.config.tokenizer.stop_token_ids) == (2, (0,))
-    assert "<|im_start|>" in (folder / checkpoint.TEMPLATE_FILE).read_text()
+    assert "<|im_start|>" in (folder / TEMPLATE_FILE).read_text()

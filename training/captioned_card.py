@@ -58,13 +58,16 @@ def _how_reconstructed(how: Mapping[str, Any]) -> str:
 
 def _how_drawn(card: Mapping[str, Any], how: Mapping[str, Any]) -> str:
     share = card["training_data"]["held_out"]
-    rows = ["| guidance | animal found | colours found |", "|---|---|---|"]
-    rows += [f"| {p['guidance']:g} | {p['animal_found']:.3f} | {p['colours_found']:.3f} |" for p in how["curve"]]
+    rows = ["| guidance | temperature | animal found | colours found |", "|---|---|---|---|"]
+    for p in how["curve"]:
+        shares = f"{p['animal_found']:.3f} | {p['colours_found']:.3f}"
+        rows.append(f"| {p['guidance']:g} | {p['temperature']:g} | {shares} |")
     return (
-        f"Measured with the committed fp16 weights computed in {how['dtype']} on {how['count']:,} unpicked pictures a "
-        f"scale, drawn by `{how['decoder']}`: as many of every combination of animal, colour and background that is "
-        f"held out ({share:.0%} of all) at each size. Both shares are those of the scale where their product is "
-        "greatest, which is what the model takes when a request names none. Colours are found by arithmetic: the "
+        f"Measured with the committed fp16 weights computed in {how['dtype']} on {how['count']:,} unpicked pictures "
+        f"for each guidance and temperature, drawn by `{how['decoder']}`: as many of every combination of animal, "
+        f"colour and background that is held out ({share:.0%} of all) at each size. Both shares are those of the "
+        "guidance and the temperature where their product is greatest; the model takes these when a request names "
+        "none. Colours are found by arithmetic: the "
         "median of the edge and of what stands out from it, and the named colours nearest to them. The animal is found "
         f"by the judge `{how['judge']}`, which sees the shape alone, cut out by these two colours; it has seen the "
         "silhouettes of the training split, none of the network's pictures, and steered nothing. Bits per code, taken "

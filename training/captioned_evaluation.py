@@ -12,7 +12,7 @@ from training import card as cards
 from training import illustration, reconstruction
 from training.captioned import CaptionedDataset
 from training.evaluation import Evaluation
-from training.illustrator import Illustrator, check_fit, decoder_of
+from training.illustrator import Illustrator, Manner, check_fit, decoder_of
 from training.judge import Judge
 from training.quality import SERVED_DTYPE
 
@@ -26,11 +26,11 @@ def evaluate_vq(loaded: Checkpoint, dataset: CaptionedDataset) -> Evaluation:
 
 
 def evaluate_text_to_image(
-    loaded: Checkpoint, decoder: Checkpoint, dataset: CaptionedDataset, judge: Judge, scales: Sequence[float]
+    loaded: Checkpoint, decoder: Checkpoint, dataset: CaptionedDataset, judge: Judge, manners: Sequence[Manner]
 ) -> Evaluation:
-    """Measure a text-to-image network on captions that were held out, at these guidance scales.
+    """Measure a text-to-image network on captions that were held out, drawn in each of these manners.
 
-    The best scale is chosen as the network's own.
+    The best one is chosen as the network's own.
 
     Raises:
         TrainingError: the network does not fit the decoder or the data.
@@ -41,7 +41,7 @@ def evaluate_text_to_image(
     bits = illustration.bits_per_code(illustrator, dataset, limit=illustration.CODED)
     served = replace(illustrator, network=copy.deepcopy(loaded.model))
     pack(served.network, "bf16")
-    found = illustration.measure(served, dataset, judge, scales)
+    found = illustration.measure(served, dataset, judge, manners)
     how = {
         "count": found.count,
         "scenes": min(len(dataset.test), illustration.CODED),
@@ -51,7 +51,10 @@ def evaluate_text_to_image(
         "decoder": f"{decoder.name}@{decoder.config.digest[:16]}",
         "dtype": str(SERVED_DTYPE).removeprefix("torch."),
         "curve": [cards.rounded(point) for point in found.curve],
+        "temperature": found.manner.temperature,
         "captions": illustration.shown(dataset),
     }
-    samples = illustration.sample_grid(served, dataset, found.guidance)
-    return Evaluation(cards.rounded({**found.metrics, **bits}), how, samples, chosen={"guidance": found.guidance})
+    samples = illustration.sample_grid(served, dataset, found.manner)
+    metrics = cards.rounded({**found.metrics, **bits})
+    chosen = {"guidance": found.manner.guidance}
+    return Evaluation(metrics, how, samples, chosen=chosen, temperature=found.manner.temperature)

@@ -24,7 +24,7 @@ from training.captioned_evaluation import evaluate_text_to_image, evaluate_vq
 from training.errors import TrainingError
 from training.evaluation import Evaluation, report_of, write_evaluation
 from training.history import read_history
-from training.illustrator import load_decoder
+from training.illustrator import Manner, load_decoder
 from training.judge import JUDGES, check_impartial, judge_folder, load_judge
 from training.picture_evaluation import COUNT, NOTHING, Extras, evaluate, extras
 from training.provenance import captioned_named, corpus_of, dataset_of, speech_named
@@ -114,8 +114,9 @@ def _measure_captioned(loaded: Checkpoint, options: argparse.Namespace, more: Ex
         return evaluate_vq(loaded, dataset)
     decoder = load_decoder(find_folder(loaded.config.output["decoder"]), dataset)
     judge = load_judge(options.judge or judge_folder(captioned.NAME))
-    scales = [point["guidance"] for point in loaded.config.card["evaluation"]["curve"]]
-    return evaluate_text_to_image(loaded, decoder, dataset, judge, scales)
+    curve = loaded.config.card["evaluation"]["curve"]
+    tried = [Manner(point["guidance"], point["temperature"]) for point in curve]
+    return evaluate_text_to_image(loaded, decoder, dataset, judge, tried)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Evaluation:
         clips: that a network for speech has made.
         traversal: pictures along each code of an InfoGAN, `codes.STEPS` a row.
         chosen: arguments of the network that were found best, in place of its own.
+        temperature: at which tokens that are no text are drawn when a request names none.
     """
 
     metrics: dict[str, float]
@@ -42,6 +43,7 @@ class Evaluation:
     traversal: Tensor | None = None
     clips: tuple[listening.Shown, ...] = ()
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
 
 
 def write_evaluation(folder: Path, config: ModelConfig, found: Evaluation) -> ModelConfig:
@@ -54,7 +56,8 @@ def write_evaluation(folder: Path, config: ModelConfig, found: Evaluation) -> Mo
         write_grid(folder / control_card.GRID_FILE, found.traversal, codes.STEPS)
     if found.clips:
         audio_card.write_samples(folder, found.clips)
-        config = replace(config, output={**config.output, "temperature": found.how["temperature"]})
+    if found.temperature is not None:
+        config = replace(config, output={**config.output, "temperature": found.temperature})
     if found.texts:
         write_atomically(folder / text_card.SAMPLES_FILE, text_card.all_samples(found.texts).encode())
     write_atomically(folder / "README.md", cards.render(folder.name, config, found.texts).encode())

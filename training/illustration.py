@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.text_to_image import TextToImage
 from training import depiction, reconstruction, scenes, words
 from training.captioned import ANIMALS, Captioned, CaptionedDataset
-from training.illustrator import Illustrator
+from training.illustrator import Illustrator, Manner
 from training.judge import Judge
 from training.scenes import Scene
 
@@ -52,44 +52,45 @@ class Illustrated:
     """What was measured.
 
     Attributes:
-        metrics: the names of `METRICS` but the bits, those of drawn pictures at the best scale.
-        curve: share of animals and of colours found at each scale.
-        guidance: the best scale.
-        count: pictures drawn at each.
+        metrics: the names of `METRICS` but the bits, those of pictures drawn in the best manner.
+        curve: share of animals and of colours found in each manner of drawing.
+        manner: the best of them.
+        count: pictures drawn in each.
     """
 
     metrics: dict[str, float]
     curve: list[dict[str, float]]
-    guidance: float
+    manner: Manner
     count: int
 
 
 def measure(
-    illustrator: Illustrator, dataset: CaptionedDataset, judge: Judge, scales: Sequence[float], seed: int = 0
+    illustrator: Illustrator, dataset: CaptionedDataset, judge: Judge, manners: Sequence[Manner], seed: int = 0
 ) -> Illustrated:
-    """Draw pictures of all held-out combinations at every scale, and look at them and at real ones.
+    """Draw pictures of all held-out combinations in every manner, and look at them and at real ones.
 
-    The best scale is that at which most animals are found among those whose colours are found in most pictures: both
+    The best manner is that in which most animals are found among those whose colours are found in most pictures: both
     shares are multiplied.
     """
     asked = [Scene(one, size) for one in dataset.held_out for size in scenes.SIZES for _ in range(DRAWN)]
     captions = tokens(dataset, [scene.caption() for scene in asked])
     curve = []
-    for scale in scales:
-        seen = depiction.look(illustrator.draw(captions, scale, seed), judge)
-        curve.append({"guidance": scale, **depiction.agreement(seen, asked, ANIMALS)})
+    for manner in manners:
+        seen = depiction.look(illustrator.draw(captions, manner, seed), judge)
+        curve.append({**asdict(manner), **depiction.agreement(seen, asked, ANIMALS)})
     best = max(curve, key=lambda point: point["animal_found"] * point["colours_found"])
+    manner = manners[curve.index(best)]
     found = {name: best[name] for name in ("animal_found", "colours_found")}
-    found |= _picked(illustrator, captions[::DRAWN], asked[::DRAWN], judge, best["guidance"], seed)
+    found |= _picked(illustrator, captions[::DRAWN], asked[::DRAWN], judge, manner, seed)
     metrics = {**found, **_real(illustrator, dataset, judge)}
-    return Illustrated(metrics, curve, best["guidance"], len(asked))
+    return Illustrated(metrics, curve, manner, len(asked))
 
 
 def _picked(
-    illustrator: Illustrator, captions: Tensor, asked: Sequence[Scene], judge: Judge, scale: float, seed: int
+    illustrator: Illustrator, captions: Tensor, asked: Sequence[Scene], judge: Judge, manner: Manner, seed: int
 ) -> dict[str, float]:
     """What is found where the likeliest of a few candidates is taken."""
-    samples = illustrator.draw_best(captions, scale, seed, CANDIDATES)
+    samples = illustrator.draw_best(captions, manner, seed, CANDIDATES)
     found = depiction.agreement(depiction.look(samples, judge), asked, ANIMALS)
     return {f"{what}_best": share for what, share in found.items()}
 
@@ -140,9 +141,9 @@ def _bits(illustrator: Illustrator, split: Captioned, limit: int | None) -> floa
     return -float(torch.cat(likely).mean()) / math.log(2)
 
 
-def sample_grid(illustrator: Illustrator, dataset: CaptionedDataset, scale: float, seed: int = 0) -> Tensor:
+def sample_grid(illustrator: Illustrator, dataset: CaptionedDataset, manner: Manner, seed: int = 0) -> Tensor:
     """Pictures of the captions of `shown`, [2 * ROWS * COLUMNS, C, H, W]."""
-    return illustrator.draw(tokens(dataset, shown(dataset)), scale, seed)
+    return illustrator.draw(tokens(dataset, shown(dataset)), manner, seed)
 
 
 def shown(dataset: CaptionedDataset) -> list[str]:

@@ -3,8 +3,11 @@
 Knows tokens, codes and pictures; measures nothing.
 """
 
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +26,24 @@ ROWS = 100  # pictures that are drawn at once
 
 
 @dataclass(frozen=True)
+class Manner:
+    """How codes are drawn.
+
+    Attributes:
+        guidance: scale of the caption's part.
+        temperature: above 0.
+    """
+
+    guidance: float
+    temperature: float
+
+
+def manners(guidance: Sequence[float], temperature: Sequence[float]) -> list[Manner]:
+    """Every one of these scales at every one of these temperatures."""
+    return [Manner(*pair) for pair in itertools.product(guidance, temperature)]
+
+
+@dataclass(frozen=True)
 class Illustrator:
     """A network and the autoencoder whose codes it writes."""
 
@@ -35,24 +56,24 @@ class Illustrator:
         height, width = self.decoder.latent_shape
         return height * width
 
-    def draw(self, captions: Tensor, scale: float, seed: int) -> Tensor:
-        """Unpicked pictures of captions [N, prompt tokens] at a guidance scale: [N, C, H, W] in [-1, 1]."""
-        return self.pictures(self.write(captions, scale, seed))
+    def draw(self, captions: Tensor, manner: Manner, seed: int) -> Tensor:
+        """Unpicked pictures of captions [N, prompt tokens], drawn in a manner: [N, C, H, W] in [-1, 1]."""
+        return self.pictures(self.write(captions, manner, seed))
 
-    def draw_best(self, captions: Tensor, scale: float, seed: int, candidates: int) -> Tensor:
+    def draw_best(self, captions: Tensor, manner: Manner, seed: int, candidates: int) -> Tensor:
         """The same, each the best of so many: the one that its caption makes likelier than any of the others."""
         told = captions.repeat_interleave(candidates, 0)
-        codes = self.write(told, scale, seed)
+        codes = self.write(told, manner, seed)
         scores = self.likelihood(told, codes) - self.likelihood(torch.full_like(told, self.network.padding), codes)
         best = scores.view(-1, candidates).argmax(1) + torch.arange(len(captions)) * candidates
         return self.pictures(codes[best])
 
     @torch.no_grad()
-    def write(self, captions: Tensor, scale: float, seed: int) -> Tensor:
-        """Codes behind captions [N, prompt tokens], at temperature 1, by noise of their own: [N, codes]."""
+    def write(self, captions: Tensor, manner: Manner, seed: int) -> Tensor:
+        """Codes behind captions [N, prompt tokens], by noise of their own: [N, codes]."""
         generator = torch.Generator().manual_seed(seed)
         device = self.network.embedding.weight.device
-        parts = [self._write(part.to(device), scale, generator) for part in torch.split(captions, ROWS)]
+        parts = [self._write(part.to(device), manner, generator) for part in torch.split(captions, ROWS)]
         return torch.cat(parts).cpu()
 
     @torch.no_grad()
@@ -71,16 +92,17 @@ class Illustrator:
             found.append(logits.gather(-1, written.to(device)[..., None]).sum((1, 2)).cpu())
         return torch.cat(found)
 
-    def _write(self, captions: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    def _write(self, captions: Tensor, manner: Manner, generator: torch.Generator) -> Tensor:
         """Codes behind captions [B, T], [B, codes]."""
         count, length = captions.shape
         rows, state = range(count), self.network.init_state(count)
-        self.network.condition(torch.full((count, 1), scale), [1] * count, rows, state)
+        self.network.condition(torch.full((count, 1), manner.guidance), [1] * count, rows, state)
         logits = self.network.prefill(captions, [0] * count, [length] * count, rows, state)
-        codes = [_sample(logits, generator)]
+        codes = [_sample(logits / manner.temperature, generator)]
         for place in range(length, length + self.codes - 1):
             positions = torch.full((count,), place, device=captions.device)
-            codes.append(_sample(self.network.step(codes[-1], positions, place + 1, state), generator))
+            logits = self.network.step(codes[-1], positions, place + 1, state)
+            codes.append(_sample(logits / manner.temperature, generator))
         return torch.stack(codes, 1)
 
 
@@ -109,9 +131,14 @@ def load_decoder(folder: Path, dataset: CaptionedDataset) -> Checkpoint:
         raise TrainingError(f"the decoder can't be loaded: {error} (a vq recipe trains one)") from error
     if not isinstance(loaded.model, VQVAE):
         raise TrainingError(f"{folder}: {loaded.config.architecture} is not a discrete autoencoder")
-    if loaded.config.card.get("training_data") != dataset.card():
+    if _splits(loaded.config.card.get("training_data", {})) != _splits(dataset.card()):
         raise TrainingError(f"{folder}: was trained on other data, or on another split of them")
     return loaded
+
+
+def _splits(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of its data, but how often each emoji is dealt: an autoencoder reads no captions."""
+    return {name: value for name, value in card.items() if name != "emoji_captions"}
 
 
 def decoder_of(loaded: Checkpoint) -> VQVAE:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from training.ranges import NotNegative, Positive, Share, at_most, below, not_negative
+from training.ranges import NotNegative, Positive, Share, at_most, below, not_negative, positive
 
 MAX_UNROLLED = 100  # all of the steps are held in memory at once
 
@@ -153,7 +153,8 @@ class TextToImageRecipe:
         warmup: steps over which the learning rate rises.
         clip: bound on the norm of the gradient.
         judge: folder of the classifier that measures the result, and nothing else.
-        guidance: scales that are measured; the best one becomes the network's own.
+        guidance: scales at which pictures are drawn and measured, each at every one of the temperatures.
+        temperature: the best pair of both becomes the network's own.
     """
 
     kind: Literal["text-to-image"]
@@ -165,6 +166,7 @@ class TextToImageRecipe:
     clip: Positive[float]
     judge: str
     guidance: Annotated[tuple[float, ...], not_negative]
+    temperature: Annotated[tuple[float, ...], positive]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from training.captioned_evaluation import evaluate_text_to_image, evaluate_vq
 from training.data import Dataset
 from training.errors import TrainingError
 from training.evaluation import Evaluation, write_evaluation
-from training.illustrator import load_decoder
+from training.illustrator import load_decoder, manners
 from training.judge import load_judge
 from training.objective_recipe import GanRecipe, LanguageRecipe, TextToImageRecipe, VaeRecipe
 from training.picture_evaluation import COUNT, evaluate
@@ -69,7 +69,8 @@ def _evaluate(run: Run, folder: Path, loaded: Checkpoint) -> Evaluation:
         return evaluate_writer(as_writer(folder, loaded), run.dataset.corpus, objective.peer, run.recipe.origin)
     if isinstance(run.dataset, CaptionedDataset) and isinstance(objective, TextToImageRecipe):
         decoder = load_decoder(Path(objective.decoder), run.dataset)
-        return evaluate_text_to_image(loaded, decoder, run.dataset, load_judge(objective.judge), objective.guidance)
+        tried = manners(objective.guidance, objective.temperature)
+        return evaluate_text_to_image(loaded, decoder, run.dataset, load_judge(objective.judge), tried)
     if isinstance(run.dataset, CaptionedDataset):
         return evaluate_vq(loaded, run.dataset)
     if isinstance(run.dataset, SpeechDataset):

@@ -14,4 +14,5 @@ def evaluate_speech(loaded: Checkpoint, dataset: SpeechDataset) -> Evaluation:
     heard = listening.listen(loaded.model, dataset, listening.TEMPERATURES)
     how = {**hearing.how(dataset), **heard.how, "temperature": heard.temperature, "temperatures": heard.rows}
     how["shown"] = [{"name": clip.name, "text": clip.text} for clip in heard.shown]
-    return Evaluation(cards.rounded(hearing.measure(loaded.model, dataset)), how, None, clips=heard.shown)
+    metrics = cards.rounded(hearing.measure(loaded.model, dataset))
+    return Evaluation(metrics, how, None, clips=heard.shown, temperature=heard.temperature)

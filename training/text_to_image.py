@@ -1,5 +1,6 @@
 """The text-to-image objective: the cross-entropy of a picture's codes behind its caption (Ramesh et al. 2021)."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from training.captioned import CaptionedDataset
 from training.data import Batch
 from training.ema import Ema
 from training.errors import TrainingError
-from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder, predict
+from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder, manners, predict
 from training.judge import load_judge
 from training.language import plain_attention
 from training.objective import adam, autocast
@@ -29,7 +30,9 @@ class TextToImageObjective:
     """
 
     def __init__(self, recipe: Recipe, dataset: CaptionedDataset, device: torch.device) -> None:
-        """Build the network with fresh weights from torch's global generator, and load the autoencoder of its codes.
+        """Load the autoencoder of the codes, and build the network with fresh weights from torch's global generator.
+
+        What it knows of codes begins with how they look.
 
         Raises:
             TrainingError: the network is no text-to-image network or does not fit the data or the autoencoder, or the
@@ -43,6 +46,7 @@ class TextToImageObjective:
         load_judge(self._options.judge)  # so that a missing one is said now, not at the end
         self._decoder = decoder_of(load_decoder(Path(self._options.decoder), dataset)).to(device)
         check_fit(network, self._decoder, dataset)
+        _begin_alike(network, self._decoder.entries.cpu())
         self._network = network.to(device)
         self.networks = {"text-to-image": self._network}
         self.optimizers = {"text-to-image": adam(self._network, recipe, self._options.weight_decay)}
@@ -85,4 +89,14 @@ class TextToImageObjective:
 
     def samples(self) -> Tensor:
         """Unpicked pictures of held-out captions and of emoji."""
-        return illustration.sample_grid(self._illustrator, self._dataset, max(self._options.guidance))
+        tried = manners(self._options.guidance, self._options.temperature)
+        return illustration.sample_grid(self._illustrator, self._dataset, tried[len(tried) // 2])
+
+
+@torch.no_grad()
+def _begin_alike(network: TextToImage, entries: Tensor) -> None:
+    """Give codes that look alike vectors near each other: entries of the codebook [K, D], turned at random."""
+    looks = (entries - entries.mean(0)) / entries.std()
+    for weight in (network.embedding.weight, network.head.weight):
+        turn = torch.randn(looks.shape[1], weight.shape[1]) / math.sqrt(looks.shape[1])
+        weight[: network.num_codes] = weight.std() * (looks @ turn)

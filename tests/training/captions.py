@@ -143,4 +143,5 @@ TEXT_TO_IMAGE_OBJECTIVE = {
     "clip": 1.0,
     "judge": "",
     "guidance": [1.0, 3.0],
+    "temperature": [0.5, 1.0],
 }

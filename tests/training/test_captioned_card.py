@@ -65,17 +65,20 @@ def test_a_text_to_image_network_is_published_with_all_that_the_service_asks_for
         "tokens": 64,
         "prompt_tokens": captions.LENGTH,
         "pad_token_id": captions.CODES,
+        "temperature": raw(folder)["card"]["evaluation"]["temperature"],
     }
     assert (folder / "tokenizer.json").read_text() == captioned.tokenizer.to_str()
     assert raw(folder)["tokenizer"]["eos_token_id"] is None
 
 
-def test_the_best_scale_becomes_the_network_s_own(folder):
+def test_the_best_manner_becomes_the_network_s_own(folder):
     found = raw(folder)
     curve = found["card"]["evaluation"]["curve"]
-    assert [point["guidance"] for point in curve] == [1.0, 3.0]
+    drawn = [(point["guidance"], point["temperature"]) for point in curve]
+    assert drawn == [(1.0, 0.5), (1.0, 1.0), (3.0, 0.5), (3.0, 1.0)]
     best = max(curve, key=lambda point: point["animal_found"] * point["colours_found"])
     assert found["config"]["guidance"] == checkpoint.load(folder).model.guidance == best["guidance"]
+    assert found["output"]["temperature"] == best["temperature"]
     assert found["card"]["metrics"]["animal_found"] == best["animal_found"]
     assert set(found["card"]["metrics"]) == set(illustration.METRICS)
 
@@ -85,7 +88,11 @@ def test_its_card_lists_the_captions_and_says_that_emoji_were_seen(folder):
     shown = raw(folder)["card"]["evaluation"]["captions"]
     assert len(shown) == 80
     assert all(caption in text for caption in shown)
-    for said in ("with captions that the training has seen", "| guidance | animal found | colours found |", "tiny-vq@"):
+    for said in (
+        "with captions that the training has seen",
+        "| guidance | temperature | animal found | colours found |",
+        "tiny-vq@",
+    ):
         assert said in text
     assert "20% of all" in text
     assert "CC-BY 4.0" in text

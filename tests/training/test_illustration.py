@@ -9,32 +9,34 @@ from models.vq import VQVAE
 from tests.training import captions
 from training import depiction, illustration, reconstruction, scenes
 from training.captioned import ANIMALS
-from training.illustrator import Illustrator
+from training.illustrator import Illustrator, Manner, manners
 from training.judge import Opinion
 from training.scenes import SIZES, Combination
 
+BEST = Manner(3.0, 0.5)
+
 
 class Painter(Illustrator):
-    """Draws what it is asked for, from the words of the caption: a block in the right colours where the scale is 3.
+    """Draws what it is asked for, from the words of the caption: a block in the right colours where the manner is BEST.
 
-    At any other scale the background is always white. The animal is written into the width of the block.
+    In any other the background is always white. The animal is written into the width of the block.
     """
 
     dataset = None
 
-    def draw(self, captions, scale, seed):
+    def draw(self, captions, manner, seed):
         words = [self.dataset.tokenizer.id_to_token(token) for row in captions.tolist() for token in row]
         rows = [words[start : start + captions.shape[1]] for start in range(0, len(words), captions.shape[1])]
-        return torch.stack([self._paint(row, scale) for row in rows])
+        return torch.stack([self._paint(row, manner) for row in rows])
 
-    def draw_best(self, captions, scale, seed, candidates):
-        assert (scale, candidates) == (3.0, 4)
-        return self.draw(captions, scale, seed)
+    def draw_best(self, captions, manner, seed, candidates):
+        assert (manner, candidates) == (BEST, 4)
+        return self.draw(captions, manner, seed)
 
-    def _paint(self, row, scale):
+    def _paint(self, row, manner):
         _, _, colour, animal, *_, background = row[: row.index("background")]
         names = list(scenes.COLOURS)
-        back = background if scale == 3 else "white" if colour != "white" else "black"
+        back = background if manner == BEST else "white" if colour != "white" else "black"
         covered = torch.zeros(1, 32, 32, dtype=torch.uint8)
         covered[:, 8:24, 4 : 6 + 2 * ANIMALS.index(animal)] = 255
         named = scenes.palette()
@@ -60,12 +62,13 @@ def illustrator(networks):
     return Illustrator(*networks)
 
 
-def test_every_held_out_combination_is_drawn_at_every_size_and_the_best_scale_is_chosen(networks, captioned):
+def test_every_held_out_combination_is_drawn_at_every_size_and_the_best_manner_is_chosen(networks, captioned):
     Painter.dataset = captioned
-    found = illustration.measure(Painter(*networks), captioned, Eye(), [1.0, 3.0, 4.0])
+    found = illustration.measure(Painter(*networks), captioned, Eye(), manners([1.0, 3.0], [0.5, 1.0]))
     assert found.count == 180 * len(SIZES) * illustration.DRAWN
-    assert found.guidance == 3.0
-    assert [point["guidance"] for point in found.curve] == [1.0, 3.0, 4.0]
+    assert found.manner == BEST
+    drawn = [(point["guidance"], point["temperature"]) for point in found.curve]
+    assert drawn == [(1.0, 0.5), (1.0, 1.0), (3.0, 0.5), (3.0, 1.0)]
     zebras = sum(one.animal == "zebra" for one in captioned.held_out) / 180
     assert found.metrics["animal_found"] == pytest.approx(1 - zebras)
     assert found.metrics["colours_found"] == found.metrics["colours_found_best"] == 1.0
@@ -109,7 +112,7 @@ def test_bits_are_those_of_every_code_behind_its_caption(illustrator, captioned)
 def test_the_grid_is_of_the_captions_that_the_card_lists(illustrator, captioned):
     shown = illustration.shown(captioned)
     assert len(shown) == 80
-    assert len(illustration.sample_grid(illustrator, captioned, 2.0)) == 80
+    assert len(illustration.sample_grid(illustrator, captioned, BEST)) == 80
     held_out = {scenes.Scene(one, size).caption() for one in captioned.held_out for size in SIZES}
     assert set(shown[:40]) <= held_out
     assert set(shown[40:]) == set(captioned.named), "every emoji, where there are few"

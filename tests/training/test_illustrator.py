@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from training import illustrator as module
 from training.captioned import load_captioned
 from training.data_recipe import CaptionedRecipe
 from training.errors import TrainingError
-from training.illustrator import Illustrator, check_fit, decoder_of, load_decoder
+from training.illustrator import Illustrator, Manner, check_fit, decoder_of, load_decoder
+
+PLAIN = Manner(2.0, 1.0)
 
 
 @pytest.fixture
@@ -30,24 +33,25 @@ def asked():
 
 
 def test_pictures_are_those_of_the_seed(illustrator, asked):
-    first, again = (illustrator.draw(asked, 2.0, seed=1) for _ in range(2))
+    first, again = (illustrator.draw(asked, PLAIN, seed=1) for _ in range(2))
     assert first.shape == (5, 3, 32, 32)
     assert torch.equal(first, again)
-    assert not torch.equal(first, illustrator.draw(asked, 2.0, seed=2))
-    assert not torch.equal(first, illustrator.draw(asked, 0.0, seed=1)), "the scale counts"
+    assert not torch.equal(first, illustrator.draw(asked, PLAIN, seed=2))
+    assert not torch.equal(first, illustrator.draw(asked, Manner(0.0, 1.0), seed=1)), "the scale counts"
+    assert not torch.equal(first, illustrator.draw(asked, Manner(2.0, 0.5), seed=1)), "the temperature counts"
 
 
 def test_many_captions_are_drawn_in_parts(illustrator, asked, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 2)
-    drawn = illustrator.draw(asked, 2.0, seed=1)
+    drawn = illustrator.draw(asked, PLAIN, seed=1)
     assert drawn.shape == (5, 3, 32, 32)
-    assert torch.equal(drawn[:2], illustrator.draw(asked[:2], 2.0, seed=1))
+    assert torch.equal(drawn[:2], illustrator.draw(asked[:2], PLAIN, seed=1))
 
 
 def test_the_best_of_several_is_the_one_that_its_caption_makes_likelier(illustrator, asked):
     """Scored one by one, with and without the caption, by what the uncached network says of each code."""
     told = asked.repeat_interleave(3, 0)
-    codes = illustrator.write(told, 2.0, seed=1)
+    codes = illustrator.write(told, PLAIN, seed=1)
     scores = []
     for caption, own in zip(told, codes, strict=True):
         likely = []
@@ -56,19 +60,20 @@ def test_the_best_of_several_is_the_one_that_its_caption_makes_likelier(illustra
             likely.append(logits.log_softmax(-1)[range(64), own].sum())
         scores.append((likely[0] - likely[1]).item())
     best = torch.tensor(scores).view(5, 3).argmax(1) + torch.arange(5) * 3
-    found = illustrator.draw_best(asked, 2.0, seed=1, candidates=3)
+    found = illustrator.draw_best(asked, PLAIN, seed=1, candidates=3)
     assert torch.equal(found, illustrator.pictures(codes[best]))
     assert len({round(score, 3) for score in scores}) > 5, "equal scores would hide everything"
 
 
-def test_codes_follow_the_probabilities_that_guidance_gives(illustrator):
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_codes_follow_the_probabilities_that_guidance_and_temperature_give(illustrator, temperature):
     """The first code of many pictures of one caption, against what the uncached network says."""
     caption = torch.full((1, captions.LENGTH), captions.CODES + 5)
     told, untold = (illustrator.network(words)[0, -1] for words in (caption, torch.full_like(caption, captions.CODES)))
-    wanted = (untold + 1.5 * (told - untold)).softmax(0)
+    wanted = ((untold + 1.5 * (told - untold)) / temperature).softmax(0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        codes = illustrator._write(caption.expand(4000, -1), 1.5, generator)
+        codes = illustrator._write(caption.expand(4000, -1), Manner(1.5, temperature), generator)
     assert codes.shape == (4000, 64)
     shares = torch.bincount(codes[:, 0], minlength=captions.CODES) / 4000
     torch.testing.assert_close(shares, wanted.detach(), atol=0.03, rtol=0)
@@ -85,6 +90,8 @@ def test_tokens_of_no_probability_are_never_drawn():
 def test_the_decoder_of_the_same_data_is_taken(caption_folder, captioned):
     loaded = load_decoder(caption_folder / "tiny-vq", captioned)
     assert decoder_of(loaded).num_codes == captions.CODES
+    oftener = replace(captioned, recipe=replace(captioned.recipe, emoji_captions=7))
+    assert load_decoder(caption_folder / "tiny-vq", oftener).config == loaded.config, "it reads no captions"
 
 
 def test_another_decoder_is_refused(caption_folder, captioned, judge_folder, recipe, tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests.training import captions
 from training.data import Batch, Loader
 from training.errors import TrainingError
 from training.text_to_image import TextToImageObjective
@@ -88,3 +89,15 @@ def test_what_does_not_fit_is_refused_before_the_training(build, tmp_path, recip
         build({"vocab_size": 60})
     with pytest.raises(TrainingError, match="'gpt' draws no pictures for captions"):
         TextToImageObjective(recipe("text-to-image", model=raw_recipe("language")["model"]), captioned, CPU)
+
+
+def test_codes_that_look_alike_begin_alike(build):
+    """Distances between vectors of codes follow those between entries of the codebook."""
+    objective = build()
+    network, entries = objective.networks["text-to-image"], objective._decoder.entries
+    wanted = torch.pdist(entries)
+    for weight in (network.embedding.weight, network.head.weight):
+        found = torch.pdist(weight[: network.num_codes].detach())
+        assert torch.corrcoef(torch.stack([wanted, found]))[0, 1] > 0.6
+    codes, words = network.embedding.weight.detach().split([network.num_codes, captions.WORDS])
+    assert codes.std().item() == pytest.approx(words.std().item(), rel=0.3)

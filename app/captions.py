@@ -6,7 +6,7 @@ Knows requests, the engine and vocabularies; knows neither HTTP nor torch, and n
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ class Draft:
         return [
             SequenceJob(self.info.name, self.prompt, self.tokens, seed, self.sampling, condition=told) for seed in seeds
         ]
+
+    @property
+    def scored(self) -> int:
+        """Tokens that are run once more, to find how likely a candidate is; none where there is no choice."""
+        return self.tokens if self.candidates > 1 else 0
 
     def scores(self, codes: Codes, guidance: float) -> list[SequenceJob]:
         """How likely each sequence of codes is: with the caption at a guidance of 1, without it at 0."""
@@ -157,11 +162,11 @@ class Captions:
         Raises:
             GenserveError: the engine refuses or fails it.
         """
-        codes, _ = await self._run(draft.jobs(), terms)
+        codes, _ = await self._run(draft.jobs(), replace(terms, further=draft.scored * 2))
         if draft.candidates == 1:
             return codes
-        _, told = await self._run(draft.scores(codes, guidance=1.0), terms.left(deadline))
-        _, untold = await self._run(draft.scores(codes, guidance=0.0), terms.left(deadline))
+        _, told = await self._run(draft.scores(codes, 1.0), replace(terms.left(deadline), further=draft.scored))
+        _, untold = await self._run(draft.scores(codes, 0.0), terms.left(deadline))
         best: NDArray[np.int64] = np.subtract(told, untold).reshape(draft.n, draft.candidates).argmax(axis=1)
         return [codes[place * draft.candidates + int(which)] for place, which in enumerate(best)]
 

@@ -63,7 +63,8 @@ class Reception:
         Raises:
             Overloaded: not in time, or not within the queue's bound.
         """
-        model, count, tokens = jobs[0].model, len(jobs), sum(max(1, job.outputs) for job in jobs)
+        model, count = jobs[0].model, len(jobs)
+        tokens = sum(max(1, job.outputs) + terms.further for job in jobs)
         waits = [
             (lane.admission.sequences_in(model, terms.client, count, tokens, whole=terms.whole), index)
             for index, lane in enumerate(self._lanes)

@@ -20,12 +20,14 @@ class Terms:
         origin: what was asked for, without what was drawn for it: the same request gives the same bytes. Called only
             when it matters.
         whole: nothing is sent before everything is there, so that it may be computed again unseen.
+        further: tokens that the same request will ask for again for each of its sequences, once these are done.
     """
 
     client: str = ""
     seconds: float = DEFAULT_SECONDS
     origin: Callable[[], bytes] = bytes
     whole: bool = True
+    further: int = 0
 
     def left(self, deadline: float) -> "Terms":
         """The same terms for what is left of a request's time, up to a deadline by the loop's clock.

@@ -241,6 +241,25 @@ async def test_a_full_queue_refuses_all_pictures_at_once(caption_settings, gate)
         assert len(await files(client, prompt="red dog", n=20, candidates=3)) == 20
 
 
+async def test_what_choosing_takes_is_foreseen(client, gate):
+    """At a second for the codes of a picture one is in time; the best of two is not, and that is said at once."""
+    engine = client.app.state.engine
+    waiting = asyncio.ensure_future(ask(client, prompt="wait", seed=1))
+    await eventually(lambda: held(gate).exists())
+    (lane,) = engine._lanes
+    tokens = engine.models["scribe"].output["tokens"]
+    for _ in range(200):
+        lane.admission.learn_sequence("scribe", tokens, 1.0)
+    hurried = {"X-Request-Timeout": "2"}
+    refused = await client.post(URL, json={"prompt": "red dog", "candidates": 2}, headers=hurried)
+    assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+    assert "it would be done in 3.00 s" in refused.json()["detail"]
+    assert engine.in_flight == 1
+    gate.unlink()
+    await waiting
+    assert (await client.post(URL, json={"prompt": "red dog"}, headers=hurried)).status_code == 200
+
+
 # for OpenAI's clients
 
 

@@ -155,6 +155,11 @@ def _short(count: int) -> str:
     return f"{count / 1e6:.3g} million" if count >= 1_000_000 else f"{count / 1e3:.3g} thousand"
 
 
+def _digits(value: float) -> str:
+    """Three digits, or all before the point where these are more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def training(card: Mapping[str, Any]) -> str:
     """How long it took."""
     if "steps" not in card:
@@ -169,7 +174,7 @@ def quality(card: Mapping[str, Any]) -> str:
     for name, gate in card.get("gates", {}).items():
         value = card.get("metrics", {}).get(name)
         bounds = " and ".join(f"{BOUNDS[bound]} {limit:g}" for bound, limit in gate.items())
-        told = "not measured" if value is None else f"{value:.3g}"
+        told = "not measured" if value is None else _digits(value)
         said.append(f"{NAMES.get(name, name.replace('_', ' '))} {told} ({bounds})")
     return "; ".join(said)
 
@@ -179,4 +184,4 @@ def _speed(served: Mapping[str, Any], digest: str) -> str:
     if served.get("digest") != digest:
         return ""
     value = served["value"]
-    return f"{value:,.0f} {served['unit']}" if value >= 100 else f"{value:.3g} {served['unit']}"
+    return f"{_digits(value)} {served['unit']}"

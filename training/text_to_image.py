@@ -97,6 +97,7 @@ class TextToImageObjective:
 def _begin_alike(network: TextToImage, entries: Tensor) -> None:
     """Give codes that look alike vectors near each other: entries of the codebook [K, D], turned at random."""
     looks = (entries - entries.mean(0)) / entries.std()
+    assert isinstance(network.head, nn.Linear)
     for weight in (network.embedding.weight, network.head.weight):
         turn = torch.randn(looks.shape[1], weight.shape[1]) / math.sqrt(looks.shape[1])
         weight[: network.num_codes] = weight.std() * (looks @ turn)

@@ -35,7 +35,7 @@ def parse_table(spec: type[Spec], raw: object, where: str) -> Spec:
 
 
 def _value(hint: Any, raw: Any, where: str) -> Any:
-    """One value of the declared type; only the types that the dataclasses above use are known."""
+    """One value of the declared type; only the types that recipes use are known."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is types.UnionType and where == "finetune":
         return _finetune(raw, where)

@@ -184,7 +184,7 @@ def table(infos: list[ModelInfo]) -> str:
         precision = f"{info.dtype}, {info.threads} thread{'' if info.threads == 1 else 's'}"
         lines.append(
             f"  {info.name:<24}{info.architecture:<16}{info.parameters:>12,}{info.memory_bytes / 2**20:>9.1f} MiB"
-            f"{makes:>18}{speed:>18}  {precision:<22}{', '.join(map(str, info.buckets))}"
+            f"{makes:>22}{speed:>18}  {precision:<22}{', '.join(map(str, info.buckets))}"
         )
     return "\n".join(lines)
 

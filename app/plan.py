@@ -111,7 +111,7 @@ def _check_combination(request: ImageRequest) -> None:
 
 
 def _check_source(request: ImageRequest, info: ModelInfo) -> None:
-    """Refuse what belongs to captions, and seeds where a sequence model writes the latents.
+    """Refuse what belongs to captions, and seeds or mixtures where a sequence model writes the latents.
 
     Raises:
         InvalidField: a field is one of those, or codes are missing.
@@ -119,6 +119,9 @@ def _check_source(request: ImageRequest, info: ModelInfo) -> None:
     for field in OF_CAPTIONS:
         if getattr(request, field) is not None:
             raise InvalidField(f"{field}: {info.name} does not draw captions", field=field)
+    for field in ("mix", "interpolate"):
+        if info.codes and getattr(request, field) is not None:
+            raise InvalidField(f"{field}: {info.name} takes codes, between which there is nothing", field=field)
     if info.codes and request.latents is None:
         wants = f"{info.name} makes pictures of codes and draws none itself: give it latents"
         raise InvalidField(f"model: {wants}{info.codes_from and f', or ask {info.codes_from}'}", field="model")

@@ -125,8 +125,8 @@ class Service:
         Raises:
             ModelNotFound: there is none; and what `Engine.model` raises.
         """
-        tasks: tuple[Task, ...] = ("latents", "codes", "captions")
-        return self.engine.model(name, *(tasks if prompt is None else reversed(tasks)))
+        tasks: tuple[Task, ...] = ("latents", "codes")
+        return self.engine.model(name, *((*tasks, "captions") if prompt is None else ("captions", *tasks)))
 
     def encoding_model(self, name: str | None) -> ModelInfo:
         """The picture model of that name, if it encodes, or the first one that does.

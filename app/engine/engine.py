@@ -162,7 +162,8 @@ class Engine:
             return min(wanted, key=lambda info: tasks.index(info.task))
         asked = "no model" if name is None else f"no model {name!r}"
         names = ", ".join(info.name for info in served) or "none"
-        raise ModelNotFound(f"{asked} that makes {MAKES[tasks[0]]} is served (served: {names})", field="model")
+        makes = " or ".join(MAKES[task] for task in tasks)
+        raise ModelNotFound(f"{asked} that makes {makes} is served (served: {names})", field="model")
 
     def check_open(self) -> None:
         """Raise unless work is taken now.
@@ -462,7 +463,7 @@ def _backlog(lane: Lane) -> float:
 
 
 def _late(terms: Terms) -> DeadlineExceeded:
-    what = "the answer" if terms.whole else "the first token"
+    what = "the answer" if terms.whole else "the beginning"
     return DeadlineExceeded(f"{what} was not there in {terms.seconds:g} s")
 
 

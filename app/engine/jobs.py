@@ -18,7 +18,7 @@ Kind: TypeAlias = Literal["latent", "sequence"]
 Task: TypeAlias = Literal["latents", "codes", "captions", "text", "speech"]
 MAKES: Mapping[Task, str] = {
     "latents": "pictures",
-    "codes": "pictures",
+    "codes": "pictures of codes",
     "captions": "pictures of captions",
     "text": "text",
     "speech": "speech",

@@ -46,5 +46,5 @@ def _seconds(given: bytes) -> float:
     seconds = float(given) if SECONDS_PATTERN.fullmatch(given) else 0.0
     if not 0 < seconds <= LONGEST:
         said = given[:40].decode("latin-1")
-        raise InvalidField(f"{HEADER}: {said!r} is not a number of seconds up to {LONGEST:g}", field=HEADER)
+        raise InvalidField(f"{HEADER}: {said!r} is not a number of seconds above 0, up to {LONGEST:g}", field=HEADER)
     return seconds

@@ -177,7 +177,8 @@ async def test_of_candidates_the_one_is_kept_that_its_caption_makes_likeliest(cl
         ({"model": "painter", "latents": [[1.5, 2], [3, 4]]}, "latents", "whole numbers from 0 to 15"),
         ({"model": "painter", "latents": [[1, 2], [3, 16]]}, "latents", "whole numbers from 0 to 15"),
         ({"model": "painter", "latents": [[1, 2], [3, -1]]}, "latents", "whole numbers from 0 to 15"),
-        ({"model": "painter", "interpolate": {"from_seed": 1, "to_seed": 2}}, "model", "ask scribe"),
+        ({"model": "painter", "interpolate": {"from_seed": 1, "to_seed": 2}}, "interpolate", "there is nothing"),
+        ({"model": "painter", "mix": [{"seed": 1}, {"seed": 2}]}, "mix", "painter takes codes"),
     ],
 )
 async def test_what_makes_no_sense_is_named(client, body, field, said):
@@ -191,6 +192,15 @@ async def test_a_decoder_of_codes_takes_them_as_latents(client):
     codes = [[3, 0], [15, 9]]
     response = await ask(client, model="painter", latents=codes)
     np.testing.assert_array_equal(pixels(response.content), fakes.painted([np.ravel(codes)])[0])
+
+
+async def test_where_nothing_draws_captions_no_decoder_is_blamed(settings):
+    async with running(settings()) as client:
+        refused = await client.post(URL, json={"prompt": "red dog"})
+        assert (refused.status_code, refused.json()["field"]) == (400, "prompt")
+        assert refused.json()["detail"] == "prompt: echo does not draw captions"
+        named = await client.post(URL, json={"prompt": "red dog", "model": "dalle"})
+        assert "no model 'dalle' that makes pictures of captions or pictures" in named.json()["detail"]
 
 
 async def test_the_default_makes_pictures_of_seeds(client):
@@ -291,7 +301,7 @@ async def test_cards_say_what_is_made_of_what(client):
     cards = {model["id"]: model["genserve"] for model in (await client.get("/v1/models")).json()["data"]}
     assert {name: card["makes"] for name, card in cards.items()} == {
         "echo": "pictures",
-        "painter": "pictures",
+        "painter": "pictures of codes",
         "scribe": "pictures of captions",
     }
     assert (cards["painter"]["codes"], cards["painter"]["codes_from"]) == (fakes.CODES, "scribe")

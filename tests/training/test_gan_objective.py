@@ -169,7 +169,7 @@ def test_wrong_discriminator_arguments_are_refused_by_name(recipe, raw_recipe, d
 def test_an_unknown_kind_of_discriminator_is_refused(recipe, raw_recipe, dataset, kind):
     raw = raw_recipe("gan")["objective"]
     raw["discriminator"]["kind"] = kind
-    with pytest.raises(TrainingError, match=r"discriminator\.kind must be one of (\w+, )*conv, info, mlp"):  # others' too
+    with pytest.raises(TrainingError, match=r"discriminator\.kind must be one of (\w+, )*conv, info, mlp"):
         GanObjective(recipe("gan", objective=raw), dataset, torch.device("cpu"))
 
 

@@ -24,9 +24,7 @@ class AudioRequest(Body):
     seconds: Annotated[float, Strict(), Field(gt=0, le=MAX_SECONDS)] | None = Field(
         None, description="how long; by the length of the prompt when left out"
     )
-    speed: Speed | None = Field(
-        None, description="how fast, where `seconds` does not say it; 1: as the model's own voice"
-    )
+    speed: Speed | None = Field(None, description="how fast, beside the model's own pace; not with `seconds`")
     seed: Seed | None = Field(None, description="drawn when left out, and told in X-Genserve-Seed")
     temperature: Temperature | None = Field(None, description="of each sample; the model's own when left out")
     top_k: Annotated[int, Strict(), Field(ge=0, le=MAX_TOP_K)] = Field(

@@ -1,4 +1,4 @@
-"""What an exception says about the device.
+"""The device that computes: which one it is, and what an exception says about it.
 
 torch raises `RuntimeError` for nearly everything. Of its subclasses, `torch.OutOfMemoryError` leaves the device as it
 was; `torch.AcceleratorError` is what a call of the CUDA runtime returned: an assertion or an illegal address in a
@@ -9,7 +9,8 @@ import traceback
 
 import torch
 
-from app.worker.faults import DeviceLost
+from app.engine.jobs import Runtime
+from app.worker.faults import DeviceLost, RegistryError
 
 ALLOCATION_FAILED = 2  # cudaErrorMemoryAllocation and hipErrorOutOfMemory: the one error of the runtime that passes
 OUT_OF_MEMORY = (  # what those say who have no type of their own for it
@@ -19,6 +20,31 @@ OUT_OF_MEMORY = (  # what those say who have no type of their own for it
     "CUDNN_STATUS_ALLOC_FAILED",
     "std::bad_alloc",
 )
+
+
+def resolve_device(name: str) -> torch.device:
+    """A usable torch device; "auto" is CUDA when there is one.
+
+    Raises:
+        RegistryError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RegistryError(f"device {name}: this torch ({torch.__version__}) sees no CUDA device")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise RegistryError(f"device {name}: only {torch.cuda.device_count()} CUDA devices are there")
+        torch.backends.cudnn.deterministic = True  # the same bits for the same batch, run after run
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def describe(device: torch.device) -> Runtime:
+    """What decides the bits of an output besides the model."""
+    kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return Runtime(kind, torch.__version__)
 
 
 def tell_apart(error: Exception, device: torch.device) -> None:

@@ -1,7 +1,11 @@
-"""What may go wrong while a network computes, told apart without torch."""
+"""What may go wrong in a worker, told apart without torch."""
 
 NOT_FINITE = "the model's output is not finite"
 UNUSABLE = 70  # exit status of a worker whose device is lost: EX_SOFTWARE of sysexits.h
+
+
+class RegistryError(Exception):
+    """The models can't be served; the message says which and why."""
 
 
 class DeviceLost(BaseException):

@@ -24,7 +24,8 @@ from app.worker import registry
 from app.worker.continuous import ContinuousBatcher
 from app.worker.dispatch import Dispatcher, Mark, Result, Tick, unmarked
 from app.worker.dynamic import DynamicBatcher
-from app.worker.faults import UNUSABLE, DeviceLost
+from app.worker.faults import UNUSABLE, DeviceLost, RegistryError
+from app.worker.lanes import Lane
 from app.worker.refining import RefiningBatcher
 
 CHUNK = 1 << 20
@@ -50,7 +51,7 @@ class WorkerLoop:
         self._marks = marks
         self._abort = abort
         self._reader = FrameReader()
-        self._lanes: dict[str, registry.Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._dispatcher = Dispatcher({})
         self._leader = threading.Lock()  # held by the thread that reads the socket
         self._state = threading.Lock()  # guards lanes, dispatcher and what is written to the socket; held for moments
@@ -74,7 +75,7 @@ class WorkerLoop:
             return 0
         try:
             loaded = registry.load(config, self._interrupted)
-        except registry.RegistryError as error:
+        except RegistryError as error:
             self._send({"type": "failed", "error": str(error)})
             return 1
         except DeviceLost as error:

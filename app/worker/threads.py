@@ -5,6 +5,7 @@ CPUs, none of them waits by spinning any more, and each of a step's hundreds of 
 wake-up (half as fast again, measured). So one thread leads whatever several compute; all others compute alone.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -13,7 +14,26 @@ from typing import Any, TypeVar
 
 import torch
 
+from app.engine.jobs import WorkerConfig
+
 T = TypeVar("T")
+ALL_THREADS_PARAMETERS = 1 << 25  # from here on one step takes every core
+
+
+def compute_threads(config: WorkerConfig, device: torch.device) -> int:
+    """Threads that compute: as configured, or one a core; a GPU is fed by one."""
+    if device.type != "cpu":
+        return 1
+    return config.threads or len(os.sched_getaffinity(0))
+
+
+def sequence_threads(parameters: int, threads: int) -> int:
+    """Threads that compute one step of a sequence model, out of so many.
+
+    Threads of one product wait for each other at barriers: with none left for HTTP, all of them would wait for it. A
+    large network's products are long beside that. Told by size, never by a measurement: threads decide bits.
+    """
+    return threads if parameters >= ALL_THREADS_PARAMETERS else max(1, threads - 1)
 
 
 def compute_with(threads: int) -> None:

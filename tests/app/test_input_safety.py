@@ -25,7 +25,8 @@ from app.schemas.images import ImageRequest
 from app.schemas.openai import OpenAIImageRequest
 from app.schemas.text import TextRequest
 from app.service import Generated
-from app.worker import registry
+from app.worker.faults import RegistryError
+from app.worker.folders import find_folders
 from models import checkpoint
 from models.errors import CheckpointError
 from models.files import MAX_HEADER_BYTES
@@ -378,8 +379,8 @@ def test_names_to_serve_don_t_walk(tmp_path, names):
     """One clear line, and nothing outside the folder of weights is found, though it is there."""
     fakes.write(tmp_path / "weights", "echo")
     fakes.write(tmp_path / "other", "secret")
-    with pytest.raises(registry.RegistryError) as caught:
-        registry.find_folders(tmp_path / "weights", names)
+    with pytest.raises(RegistryError) as caught:
+        find_folders(tmp_path / "weights", names)
     assert "no weights folder" in str(caught.value)
     assert "(found: echo)" in str(caught.value)
 

@@ -1,12 +1,13 @@
 """Models that write codes or samples: which folders can be served, and what is known of them then."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from app.engine.jobs import ModelInfo, Sampling, SequenceJob, WorkerConfig
 from app.worker import decoders, pace, registry
-from app.worker.registry import RegistryError
+from app.worker.faults import RegistryError
 from app.worker.runner import ModelFault
 from models.config import read_config, write_config
 from tests import fake_outputs as fakes
@@ -94,7 +95,7 @@ def test_folders_become_lanes(config, monkeypatch):
 
 def test_text_needs_a_tokenizer_and_so_do_captions(config):
     for name in ("text", "scribe"):
-        folder = registry.Path(config.weights) / name
+        folder = Path(config.weights) / name
         if name == "text":
             fake_sequences.write(folder.parent, name)
         known = read_config(folder)
@@ -104,6 +105,6 @@ def test_text_needs_a_tokenizer_and_so_do_captions(config):
 
 
 def test_an_output_that_does_not_fit_its_network_stops_the_start(config):
-    fakes.write_humming(registry.Path(config.weights), output={"start_token_id": 300})
+    fakes.write_humming(Path(config.weights), output={"start_token_id": 300})
     with pytest.raises(RegistryError, match="humming: output: start_token_id is 300"):
         registry.load(config)

@@ -1,4 +1,4 @@
-"""Errors that mean more than that a network failed: memory that ran out, and a device that is lost."""
+"""Which device computes, and errors that mean more than a failed network: no memory left, a device that is lost."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ import weakref
 import pytest
 import torch
 
-from app.worker.device import is_lost, is_out_of_memory, tell_apart
-from app.worker.faults import DeviceLost, reason
+from app.worker.device import describe, is_lost, is_out_of_memory, resolve_device, tell_apart
+from app.worker.faults import DeviceLost, RegistryError, reason
 from tests.serving import ROOT
 
 CPU = torch.device("cpu")
@@ -142,3 +142,25 @@ def test_on_a_real_device():
     command = [sys.executable, "-c", ON_A_GPU]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, cwd=ROOT)
     assert done.stdout == "memory\nlost True\n", done.stderr
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == CPU
+    assert resolve_device("cpu") == CPU
+    with pytest.raises(RegistryError, match=r"device cuda:1: this torch .* sees no CUDA device"):
+        resolve_device("cuda:1")
+
+
+def test_cuda_devices_are_deterministic_and_counted(monkeypatch):
+    """Played with a torch that claims to see one device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Fake {device}")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    device = resolve_device("auto")
+    assert device.type == "cuda"
+    assert torch.backends.cudnn.deterministic
+    assert describe(device).device == "Fake cuda"
+    with pytest.raises(RegistryError, match="only 1 CUDA devices"):
+        resolve_device("cuda:1")

@@ -12,6 +12,7 @@ from app import latents
 from app.engine.jobs import ModelInfo, RefineJob, WorkerConfig
 from app.worker import registry
 from app.worker.dispatch import unmarked
+from app.worker.faults import RegistryError
 from app.worker.inpainting import InpaintingRunner
 from app.worker.langevin import LangevinRunner
 from app.worker.refiners import refining_lanes
@@ -194,7 +195,7 @@ def test_a_broken_critic_stops_the_start_or_the_model(tmp_path):
     fake_refiners.write(tmp_path, "good", critic="")
     folder = fake_refiners.write(tmp_path, "liked")
     (folder / "critic.safetensors").write_bytes(b"x")
-    with pytest.raises(registry.RegistryError, match=r"critic.safetensors: 1 bytes where config.json says"):
+    with pytest.raises(RegistryError, match=r"critic.safetensors: 1 bytes where config.json says"):
         load(tmp_path)
     loaded = load(tmp_path, skip_broken=True)
     assert [info.name for info in loaded.models if info.error] == ["liked"]
@@ -202,5 +203,5 @@ def test_a_broken_critic_stops_the_start_or_the_model(tmp_path):
 
 def test_a_critic_that_can_t_be_followed_is_refused(tmp_path):
     fake_refiners.write(tmp_path, "liked", critic="undecided")
-    with pytest.raises(registry.RegistryError, match=r"liked: .*not finite"):
+    with pytest.raises(RegistryError, match=r"liked: .*not finite"):
         load(tmp_path)

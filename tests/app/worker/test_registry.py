@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 from app.dtypes import Dtypes, parse
 from app.engine.jobs import LatentJob, SequenceJob, WorkerConfig
-from app.worker import dynamic, packing, registry, runner
+from app.worker import dynamic, folders, memory, packing, registry, runner, threads
 from app.worker.dispatch import unmarked
-from app.worker.registry import RegistryError
+from app.worker.faults import RegistryError
+from app.worker.folders import find_folders
 from app.worker.sequences import state_bytes
 from models import checkpoint
 from models.config import read_config, with_card, write_config
@@ -36,7 +38,7 @@ def with_(config, **changes):
 
 
 def folder(config, name):
-    return registry.Path(config.weights) / name
+    return Path(config.weights) / name
 
 
 def test_precision_is_half_where_the_cpu_has_it(config, monkeypatch):
@@ -113,17 +115,17 @@ def test_memory_of_a_language_model_is_what_its_precision_takes(texts):
     ]
     assert sizes == sorted(sizes, reverse=True)
     for dtype, size in zip(("fp32", "bf16", "int8", "int4"), sizes, strict=True):
-        folders = registry.find_folders(registry.Path(texts.weights), ("writer",))
-        needed = dict(registry._weights_needed(folders, parse(dtype), CPU))
+        found = find_folders(Path(texts.weights), ("writer",))
+        needed = dict(memory.needed_by(found, parse(dtype), CPU))
         slots = gpt().to(torch.float32 if dtype == "fp32" else torch.bfloat16).init_state(4)
         assert size - state_bytes(slots) <= needed["writer"]
 
 
 def test_a_large_language_model_takes_all_threads(texts, monkeypatch):
-    assert [registry.sequence_threads(size, 4) for size in (5_000_000, 33_000_000, 34_000_000)] == [3, 3, 4]
-    assert [registry.sequence_threads(size, 1) for size in (0, 1 << 30)] == [1, 1]
+    assert [threads.sequence_threads(size, 4) for size in (5_000_000, 33_000_000, 34_000_000)] == [3, 3, 4]
+    assert [threads.sequence_threads(size, 1) for size in (0, 1 << 30)] == [1, 1]
     assert registry.load(with_(texts, models=("writer",), threads=2)).models[0].threads == 1
-    monkeypatch.setattr(registry, "ALL_THREADS_PARAMETERS", 1)
+    monkeypatch.setattr(threads, "ALL_THREADS_PARAMETERS", 1)
     assert registry.load(with_(texts, models=("writer",), threads=2)).models[0].threads == 2
 
 
@@ -149,7 +151,7 @@ def test_a_precision_that_costs_too_much_by_the_card_is_refused(texts, caplog):
 
 def test_slots_are_as_many_as_fit(texts, monkeypatch, caplog):
     slot = state_bytes(gpt().init_state(1))
-    monkeypatch.setattr(registry, "_weights_needed", lambda *_: [])
+    monkeypatch.setattr(memory, "needed_by", lambda *_: [])
     (writer,) = registry.load(with_(texts, models=("writer",), dtype="fp32", memory_limit=3 * slot)).models
     assert writer.slots == 3
     assert "writer: 3 slots of 0 MiB fit, not 4" in caplog.text
@@ -293,7 +295,7 @@ def test_an_encoder_is_a_lane_of_its_own(config):
 
 def test_an_encoder_s_memory_is_counted(config):
     fakes.write(folder(config, ""), "gamma", "echo-encoder")
-    needed = dict(registry._weights_needed(registry.find_folders(folder(config, ""), ()), Dtypes(), CPU))
+    needed = dict(memory.needed_by(find_folders(folder(config, ""), ()), Dtypes(), CPU))
     assert 2 * needed["gamma"] == 3 * needed["beta"], "to decode, for gradients, and to encode"
 
 
@@ -338,43 +340,6 @@ def test_memory_is_refused_with_a_table(config):
     assert all(line.endswith("MiB") for line in lines[1:])
 
 
-def test_available_memory_heeds_the_control_group(tmp_path, monkeypatch):
-    total = registry.available_bytes(CPU)
-    assert 0 < total < 1 << 50
-    limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(registry, "CGROUP_LIMIT", limit)
-    monkeypatch.setattr(registry, "CGROUP_USED", used)
-    limit.write_text("5000\n")
-    used.write_text("1000\n")
-    assert registry.available_bytes(CPU) == 4000
-    limit.write_text("max\n")
-    assert registry.available_bytes(CPU) > 4000
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert registry.resolve_device("auto") == CPU
-    assert registry.resolve_device("cpu") == CPU
-    with pytest.raises(RegistryError, match=r"device cuda:1: this torch .* sees no CUDA device"):
-        registry.resolve_device("cuda:1")
-
-
-def test_cuda_devices_are_deterministic_and_counted(monkeypatch):
-    """Played with a torch that claims to see one device."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Fake {device}")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    device = registry.resolve_device("auto")
-    assert device.type == "cuda"
-    assert torch.backends.cudnn.deterministic
-    assert registry.describe(device).device == "Fake cuda"
-    assert registry.available_bytes(device) == 7
-    with pytest.raises(RegistryError, match="only 1 CUDA devices"):
-        registry.resolve_device("cuda:1")
-
-
 def test_threads(config, monkeypatch):
     """A small network's batch is computed by one thread, and as many run at once as there are threads."""
     monkeypatch.setattr(dynamic, "BESIDE_SECONDS", 0.0)
@@ -382,9 +347,9 @@ def test_threads(config, monkeypatch):
     assert loaded.threads == 3
     assert [model.threads for model in loaded.models] == [1, 1]
     assert all(lane.ready(running=1) for lane in submitted(loaded.lanes, 8))
-    monkeypatch.setattr(registry.os, "sched_getaffinity", lambda _: {0, 1, 5, 7})
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0, 1, 5, 7})
     assert registry.load(config).threads == 4, "one a core"
-    assert registry.compute_threads(with_(config, threads=3), torch.device("cuda")) == 1, "a GPU is fed by one"
+    assert threads.compute_threads(with_(config, threads=3), torch.device("cuda")) == 1, "a GPU is fed by one"
 
 
 def test_a_large_network_takes_all_threads(config, monkeypatch):
@@ -415,7 +380,7 @@ def test_the_first_of_a_kind_is_the_first_by_name_unless_told_otherwise(config):
     order = folder(config, "order.txt")
 
     def served(**changes):
-        return [path.name for path in registry.find_folders(folder(config, ""), changes.get("names", ()))]
+        return [path.name for path in find_folders(folder(config, ""), changes.get("names", ()))]
 
     assert served() == ["alpha", "beta", "gamma"]
     assert served(names=("gamma", "alpha")) == ["gamma", "alpha"]
@@ -427,10 +392,10 @@ def test_the_first_of_a_kind_is_the_first_by_name_unless_told_otherwise(config):
 
 def test_an_order_that_can_not_be_read_is_refused(config):
     order = folder(config, "order.txt")
-    order.write_bytes(b"x" * (registry.MAX_ORDER + 1))
-    with pytest.raises(registry.RegistryError, match=r"order\.txt: more than 65536 bytes"):
+    order.write_bytes(b"x" * (folders.MAX_ORDER + 1))
+    with pytest.raises(RegistryError, match=r"order\.txt: more than 65536 bytes"):
         registry.load(config)
     order.unlink()
     order.mkdir()
-    with pytest.raises(registry.RegistryError, match=r"order\.txt: can't be read: Is a directory"):
+    with pytest.raises(RegistryError, match=r"order\.txt: can't be read: Is a directory"):
         registry.load(config)

@@ -5,9 +5,9 @@ Knows pixels, formats and seconds; what is done there is the service's business.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from app.animation import AnimationFormat
 from app.codecs import ImageFormat
@@ -28,6 +28,14 @@ LATE: dict[Work, str] = {"upload": "the picture was not read in time"}
 ENCODED_LATE = "the pictures were computed, but not encoded in time"
 
 T = TypeVar("T")
+
+
+class Watch(Protocol):
+    """Awaits futures on behalf of one client, and cancels them when it leaves."""
+
+    async def __call__(self, future: asyncio.Future[T]) -> T:
+        """The future's result."""
+        ...
 
 
 class Encoders:
@@ -72,7 +80,7 @@ class Encoders:
         call: Callable[[], T],
         pixels: int,
         work: Work,
-        watch: Callable[[asyncio.Future[T]], Awaitable[T]],
+        watch: Watch,
         deadline: float,
     ) -> T:
         """Call in a thread; nothing is begun for a client that has left, or whose time is over.

@@ -4,84 +4,37 @@ The only place that will join two models. Knows the engine and the codecs; knows
 """
 
 import asyncio
-import base64
 import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from app import animation, codecs, upload
+from app import codecs
 from app.captions import Captions
 from app.codecs import ImageFormat
-from app.encoders import Encoders, Work
+from app.encoders import Encoders, Watch, Work
 from app.engine.engine import Engine
 from app.engine.jobs import LatentJob, Latents, ModelInfo, Pictures, Task, encoder_of
 from app.engine.terms import Terms
-from app.errors import InvalidField, ModelNotFound, PictureTooLarge, RequestError
-from app.inpainting import Hole, Inpainter, Wanted, drawn_seed, hole_of, plan_filled
+from app.errors import InvalidField, ModelNotFound
+from app.generated import Generated, Packing, work_of
+from app.inpainting import Inpainter, Wanted, drawn_seed, plan_filled
 from app.plan import Plan, plan_images, require_label, resolve_label
+from app.reader import Reader
 from app.schemas.encode import EncodeQuery, ReconstructQuery
-from app.schemas.images import ImageAnswer, ImageItem, ImageRequest
+from app.schemas.images import ImageRequest
 from app.schemas.inpaint import InpaintQuery
 from app.settings import MAX_UPLOAD_PIXELS
 from app.telemetry import Telemetry
-from app.upload import Header, Reading
+from app.upload import Reading
 
 # Up to so many pixels, about 0.1 ms, handing the encoding to a thread costs more than it saves.
 INLINE_PIXELS: Mapping[Work, int] = {"png": 1 << 16, "webp": 1 << 10, "apng": 1 << 13, "webp-animation": 0}
-HALF = 128  # of 255: from there on a mask is white, and up to there a picture is transparent
-INLINE_UPLOAD = 1 << 14  # likewise, pixels and bytes of a file to read
 
 T = TypeVar("T")
-Packing = Literal["image", "zip", "json"]
-
-
-class Watch(Protocol):
-    """Awaits futures on behalf of one client, and cancels them when it leaves."""
-
-    async def __call__(self, future: asyncio.Future[T]) -> T:
-        """The future's result."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """Pictures with their story, before enlargement, on their way to a client.
-
-    Attributes:
-        plan: what was asked for.
-        pictures: [n, H, W, C].
-        image_format: to be encoded in, unless they are frames of an animation.
-        reserved: seconds of the encoders; 0 for what is encoded at once.
-        deadline: by the loop's clock.
-        watch: awaits on behalf of the client.
-    """
-
-    plan: Plan
-    pictures: Pictures
-    image_format: ImageFormat
-    reserved: float
-    deadline: float
-    watch: Watch
-
-    @property
-    def pixels(self) -> int:
-        """Of all files, frame by frame."""
-        return self.pictures[0, ..., 0].size * self.plan.shown * self.plan.scale**2
-
-    @property
-    def work(self) -> Work:
-        """Which kind the encoding is."""
-        return _work(self.plan, self.image_format)
-
-    @property
-    def media_type(self) -> str:
-        """Of each file."""
-        moving = self.plan.animation
-        return codecs.MEDIA_TYPES[self.image_format] if moving is None else animation.MEDIA_TYPES[moving.image_format]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +63,8 @@ class Service:
         self.engine = engine
         self._telemetry = telemetry
         self._max_pixels = max_pixels
-        self._max_upload_pixels = max_upload_pixels
         self._encoders = Encoders(telemetry)
+        self._reader = Reader(self._encoders, telemetry, max_upload_pixels)
         self._inpainter = Inpainter(engine)
         self.captions = Captions(engine)
 
@@ -163,7 +116,7 @@ class Service:
         deadline = asyncio.get_running_loop().time() + terms.seconds
         info = self.encoding_model(asked.model)
         label = require_label(asked.label, info)
-        reading = await self._read(content, info, watch, terms, deadline)
+        reading = await self._reader.read(content, info, watch, terms, deadline)
         job = LatentJob(encoder_of(info.name), reading.picture[None], np.array([label or 0], np.int64))
         (z,) = await watch(self.engine.submit(job, terms.left(deadline)))
         return Encoded(info, label, z, reading)
@@ -210,7 +163,7 @@ class Service:
         info = self.inpainting_model(asked.model)
         wanted = Wanted(info, resolve_label(asked.label, info), drawn_seed(asked.seed), asked.steps)
         pixels = self._pixels(info, 1, asked.scale)  # refused before anything is computed
-        hole = await self._hole(image, mask, info, watch, terms, deadline)
+        hole = await self._reader.hole(image, mask, info, watch, terms, deadline)
         reserved = 0.0 if pixels <= INLINE_PIXELS[image_format] else self._encoders.reserve(pixels, image_format, terms)
         try:
             found = await watch(asyncio.ensure_future(self._inpainter.search(wanted, hole, terms, deadline)))
@@ -219,30 +172,6 @@ class Service:
             raise
         plan = plan_filled(wanted, found, hole, asked.scale)
         return Generated(plan, hole.filled(found.pictures[0])[None], image_format, reserved, deadline, watch)
-
-    async def _hole(
-        self, image: bytes, mask: bytes | None, info: ModelInfo, watch: Watch, terms: Terms, deadline: float
-    ) -> Hole:
-        """A picture as the model takes it, and where it is to be filled.
-
-        Raises:
-            GenserveError: a file can't be read, the two do not fit each other, or nothing or all is to be filled.
-        """
-        read = functools.partial(self._read, info=info, watch=watch, terms=terms, deadline=deadline)
-        picture = await read(image)
-        if mask is None:
-            if info.image_shape[2] == 4:
-                said = f"mask: {info.name} knows transparent pictures, so that it has to be given one"
-                raise InvalidField(said, field="mask")
-            return hole_of(picture.picture, (await read(image, channels=4)).picture[..., 3] < HALF, "image")
-        try:
-            seen = await read(mask, channels=1)
-        except RequestError as error:
-            raise type(error)(f"mask: {error.detail}", field="mask") from None
-        if seen.size != picture.size:
-            said = "mask: {} x {} pixels where the picture has {} x {}".format(*seen.size, *picture.size)
-            raise InvalidField(said, field="mask")
-        return hole_of(picture.picture, seen.picture[..., 0] >= HALF, "mask")
 
     def _pixels(self, info: ModelInfo, rows: int, scale: int, count_field: str = "n") -> int:
         """Of an answer with so many pictures, as that field says.
@@ -257,37 +186,6 @@ class Service:
             raise InvalidField(f"{field}: {pixels} pixels in all; the limit is {self._max_pixels}", field=field)
         return pixels
 
-    def _header(self, content: bytes) -> Header:
-        """Of a file that may be decoded.
-
-        Raises:
-            PictureTooLarge: it may not.
-        """
-        header = upload.header_of(content)
-        if header.pixels > self._max_upload_pixels:
-            said = f"{header.width} x {header.height} pixels; the limit is {self._max_upload_pixels} in all"
-            raise PictureTooLarge(said)
-        return header
-
-    async def _read(
-        self, content: bytes, info: ModelInfo, watch: Watch, terms: Terms, deadline: float, channels: int = 0
-    ) -> Reading:
-        """Decode what is small at once, the rest in a thread; in the model's channels, or in so many."""
-        header = self._header(content)
-        start, size = time.perf_counter(), max(header.pixels, len(content))
-        height, width, own = info.image_shape
-        read = functools.partial(upload.read, content, header, (height, width, channels or own))
-        if size <= INLINE_UPLOAD:
-            reading = read()
-        else:
-            reserved = self._encoders.reserve(size, "upload", terms)
-            try:
-                reading = await self._encoders.run(read, size, "upload", watch, deadline)
-            finally:
-                self._encoders.release(reserved)
-        self._telemetry.read.labels(info.name).observe(time.perf_counter() - start)
-        return reading
-
     async def generate(self, request: ImageRequest, image_format: ImageFormat, watch: Watch, terms: Terms) -> Generated:
         """Make the pictures of a request, to be encoded afterwards; `watch` gives them up when the client leaves.
 
@@ -300,7 +198,7 @@ class Service:
             return await self._draw(request, info, image_format, watch, terms)
         plan = plan_images(request, info)
         pixels = self._pixels(plan.info, plan.shown, plan.scale, "n" if request.interpolate is None else "interpolate")
-        work = _work(plan, image_format)
+        work = work_of(plan, image_format)
         reserved = 0.0 if pixels <= INLINE_PIXELS[work] else self._encoders.reserve(pixels, work, terms)
         try:
             pictures = await self._compute(plan, watch, terms, deadline)
@@ -347,8 +245,7 @@ class Service:
             rows, columns = codecs.grid_shape(len(generated.pictures))
         else:
             rows, columns = 1, 1
-        call = {"image": _as_sheet if plan.animation is None else _alone, "zip": _as_archive, "json": _as_json}[packing]
-        body = await self._run(call, generated, rows, columns)
+        body = await self._run(functools.partial(generated.packed, packing), generated, rows, columns)
         self._telemetry.pictures(plan.info.name).encode.observe(time.perf_counter() - start)
         return body
 
@@ -359,66 +256,15 @@ class Service:
             InvalidField: a picture is too large for the format.
             DeadlineExceeded: it was not done in time.
         """
-        return await self._run(_files, generated, 1, 1)
+        return await self._run(generated.files, generated, 1, 1)
 
-    async def _run(
-        self, call: Callable[[Generated, ImageFormat], T], generated: Generated, rows: int, columns: int
-    ) -> T:
+    async def _run(self, call: Callable[[], T], generated: Generated, rows: int, columns: int) -> T:
         """Encode at once what is small, the rest in a thread; files of rows x columns pictures."""
-        image_format = generated.image_format
         try:
-            _check_sides(generated.plan, generated.work, rows, columns)
+            generated.check_sides(rows, columns)
             if not generated.reserved:
-                return call(generated, image_format)
-            encode = functools.partial(call, generated, image_format)
+                return call()
             work, pixels = generated.work, generated.pixels
-            return await self._encoders.run(encode, pixels, work, generated.watch, generated.deadline)
+            return await self._encoders.run(call, pixels, work, generated.watch, generated.deadline)
         finally:
             self._encoders.release(generated.reserved)
-
-
-def _work(plan: Plan, image_format: ImageFormat) -> Work:
-    return image_format if plan.animation is None else plan.animation.image_format
-
-
-def _check_sides(plan: Plan, work: Work, rows: int, columns: int) -> None:
-    height, width, _ = plan.info.image_shape
-    if work in ("webp", "webp-animation") and plan.scale * max(rows * height, columns * width) > codecs.MAX_WEBP_SIDE:
-        raise InvalidField(f"format: WebP holds at most {codecs.MAX_WEBP_SIDE} pixels a side", field="format")
-
-
-def _files(generated: Generated, image_format: ImageFormat) -> list[bytes]:
-    plan = generated.plan
-    if plan.animation is not None:
-        story = plan.animation_provenance(plan.animation)
-        return [animation.animate(generated.pictures, plan.animation, plan.scale, story)]
-    pictures = codecs.enlarge(generated.pictures, plan.scale)
-    return codecs.encode_all(pictures, image_format, [plan.provenance(i) for i in range(len(pictures))])
-
-
-def _alone(generated: Generated, image_format: ImageFormat) -> bytes:
-    (content,) = _files(generated, image_format)
-    return content
-
-
-def _as_sheet(generated: Generated, image_format: ImageFormat) -> bytes:
-    pictures = generated.pictures
-    sheet = pictures if len(pictures) == 1 else codecs.grid(pictures)[None]
-    (picture,) = codecs.enlarge(sheet, generated.plan.scale)
-    return codecs.encode(picture, image_format, generated.plan.sheet_provenance())
-
-
-def _as_archive(generated: Generated, image_format: ImageFormat) -> bytes:
-    plan = generated.plan
-    names = [f"{plan.info.name}-{i:02d}" + ("" if s is None else f"-seed-{s}") for i, (s, _) in enumerate(plan.told)]
-    files = _files(generated, image_format)
-    return codecs.archive((f"{name}.{image_format}", content) for name, content in zip(names, files, strict=True))
-
-
-def _as_json(generated: Generated, image_format: ImageFormat) -> bytes:
-    plan, files = generated.plan, _files(generated, image_format)
-    images = [
-        ImageItem(seed=seed, label=label, media_type=generated.media_type, base64=base64.b64encode(content).decode())
-        for (seed, label), content in zip(plan.told, files, strict=True)
-    ]
-    return ImageAnswer(model=plan.info.identity, seed=plan.seed, images=images).model_dump_json().encode()

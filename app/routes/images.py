@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app import animation
 from app.animation import AnimationFormat
 from app.codecs import MEDIA_TYPES, ImageFormat
+from app.generated import Packing
 from app.routes import problems
 from app.routes.accept import accepted, negotiate
 from app.routes.body import read_json, request_body
@@ -14,7 +15,7 @@ from app.routes.connection import Watch
 from app.routes.reproduce import reproduction_headers
 from app.routes.terms import terms_of
 from app.schemas.images import ImageAnswer, ImageRequest
-from app.service import Packing, Service
+from app.service import Service
 
 ZIP, JSON = "application/zip", "application/json"
 

@@ -5,6 +5,7 @@ depth, number, string, name or size ends in anything but a refusal that names th
 """
 
 import asyncio
+import dataclasses
 import gzip
 import json
 import logging
@@ -15,16 +16,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from app import service
 from app.codecs import MAX_WEBP_SIDE
 from app.engine.jobs import LatentJob, ModelInfo
 from app.errors import InvalidField
+from app.generated import Generated
 from app.plan import Plan, plan_images
 from app.schemas.completions import OpenAICompletionRequest
 from app.schemas.images import ImageRequest
 from app.schemas.openai import OpenAIImageRequest
 from app.schemas.text import TextRequest
-from app.service import Generated
 from app.worker.faults import RegistryError
 from app.worker.folders import find_folders
 from models import checkpoint
@@ -475,9 +475,13 @@ def generated(side, count, scale):
     return Generated(plan, rng.integers(256, size=(count, side, side, 4), dtype=np.uint8), "png", 0.0, 0.0, None)
 
 
+def pack(made, packing):
+    return made.files() if packing == "files" else made.packed(packing)
+
+
 @pytest.mark.parametrize(
     ("packing", "most"),
-    [(service._as_sheet, 5.0), (service._as_archive, 4.5), (service._as_json, 6.5), (service._files, 4.0)],
+    [("image", 5.0), ("zip", 4.5), ("json", 6.5), ("files", 4.0)],
 )
 @pytest.mark.parametrize(("side", "count", "scale"), [(1024, 1, 1), (128, 64, 1), (8, 4, 64), (16, 64, 8)])
 def test_an_answer_takes_a_few_times_its_pixels(packing, most, side, count, scale):
@@ -485,10 +489,10 @@ def test_an_answer_takes_a_few_times_its_pixels(packing, most, side, count, scal
     made = generated(side, count, scale)
     pixels = count * (side * scale) ** 2
     assert pixels == MEBIBYTE
-    packing(generated(4, 1, 1), "png")  # what is made once and kept is not meant
+    pack(generated(4, 1, 1), packing)  # what is made once and kept is not meant
     tracemalloc.start()
     try:
-        packing(made, "png")
+        pack(made, packing)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -496,13 +500,10 @@ def test_an_answer_takes_a_few_times_its_pixels(packing, most, side, count, scal
 
 
 def test_sheets_of_webp_have_a_side_that_the_format_allows():
-    made = generated(4, 1, 1)
-    wide = Plan(
-        made.plan.info, *[getattr(made.plan, name) for name in ("job", "seed", "seeds", "labels", "parameters")], 1
-    )
-    service._check_sides(wide, "webp", 1, MAX_WEBP_SIDE // 4)
-    with pytest.raises(service.InvalidField):
-        service._check_sides(wide, "webp", 1, MAX_WEBP_SIDE // 4 + 1)
+    made = dataclasses.replace(generated(4, 1, 1), image_format="webp")
+    made.check_sides(1, MAX_WEBP_SIDE // 4)
+    with pytest.raises(InvalidField, match="WebP holds at most 16383 pixels a side"):
+        made.check_sides(1, MAX_WEBP_SIDE // 4 + 1)
 
 
 @pytest.mark.parametrize("size", [300, 301, 5000])

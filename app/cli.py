@@ -101,10 +101,22 @@ def ask(command: str, flags: dict[str, Any]) -> int:
     return run(flags)
 
 
+def _call(point: EntryPoint, arguments: list[str]) -> int:
+    """Run a command of another package; the exit status."""
+    try:
+        module = point.load()
+    except ModuleNotFoundError as error:  # an image that holds the service alone lists it too
+        package = (error.name or "").partition(".")[0]
+        print(f"genserve {point.name} needs the package {package!r}, which is not installed here", file=sys.stderr)
+        return 2
+    status: int = module.main(arguments)
+    return status
+
+
 def main() -> None:
     """Entry point of the `genserve` command."""
     if sys.argv[1:] and (point := more_commands().get(sys.argv[1])):
-        sys.exit(point.load().main(sys.argv[2:]))
+        sys.exit(_call(point, sys.argv[2:]))
     flags = vars(build_parser().parse_args())
     command = flags.pop("command")
     sys.exit(serve(read_settings(flags)) if command == "serve" else ask(command, flags))

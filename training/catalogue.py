@@ -28,7 +28,7 @@ PAPERS: Mapping[str, str] = {
     "dcgan": "DCGAN ([Radford et al. 2016](https://arxiv.org/abs/1511.06434))",
     "info-gan": "InfoGAN ([Chen et al. 2016](https://arxiv.org/abs/1606.03657))",
     "mlp-gan": "GAN ([Goodfellow et al. 2014](https://arxiv.org/abs/1406.2661))",
-    "style-gan": "StyleGAN ([Karras et al. 2019](https://arxiv.org/abs/1812.04948))",
+    "style-gan": "StyleGAN2 ([Karras et al. 2020](https://arxiv.org/abs/1912.04958))",
     "vq-vae": "VQ-VAE ([van den Oord et al. 2017](https://arxiv.org/abs/1711.00937))",
     "text-to-image": "DALL-E ([Ramesh et al. 2021](https://arxiv.org/abs/2102.12092)) with classifier-free guidance "
     "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598))",

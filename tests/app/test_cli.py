@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -70,6 +71,18 @@ def test_a_command_of_another_package_is_listed_and_gets_its_arguments(monkeypat
         cli.main()
     assert caught.value.code == 1
     assert "http://127.0.0.1:1: can't be reached" in capsys.readouterr().err
+
+
+def test_a_command_whose_package_is_not_there_says_so(monkeypatch, capsys):
+    """As in the image, which knows the commands of `training` by name and has no `training`."""
+    missing = EntryPoint("evaluate", "no_such_package.served", cli.COMMANDS)
+    monkeypatch.setattr(cli, "more_commands", lambda: {"evaluate": missing})
+    monkeypatch.setattr(sys, "argv", ["genserve", "evaluate"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    said = "genserve evaluate needs the package 'no_such_package', which is not installed here\n"
+    assert capsys.readouterr().err == said
 
 
 def test_serving_loads_no_command_of_another_package():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from app.engine.engine import Engine
 from app.engine.jobs import LatentJob, Latents, ModelInfo, Sampling, SequenceJob
 from app.engine.terms import Terms
-from app.errors import InvalidField
+from app.errors import ComputeFailed, InvalidField
 from app.latents import MAX_SEED, further_seeds
 from app.plan import Plan
 from app.schemas.captions import CaptionFields
@@ -66,7 +66,8 @@ class Draft:
     def jobs(self) -> list[SequenceJob]:
         """One for each candidate of each picture; the first candidate's seed is the picture's own."""
         seeds = [own for j in range(self.n) for own in further_seeds(self.seed + j, self.candidates)]
-        told = None if self.guidance is None else np.array([self.guidance], np.float32)
+        guided = self.guidance is not None and self.info.condition_length > 0
+        told = np.array([self.guidance], np.float32) if guided else None
         return [
             SequenceJob(self.info.name, self.prompt, self.tokens, seed, self.sampling, condition=told) for seed in seeds
         ]
@@ -93,7 +94,13 @@ class Draft:
         ]
 
     def plan(self, codes: Codes) -> Plan:
-        """What is left to do: decode these codes, one sequence a picture."""
+        """What is left to do: decode these codes, one sequence a picture.
+
+        Raises:
+            ComputeFailed: one of them is none of the decoder's.
+        """
+        if any(code >= self.decoder.codes for own in codes for code in own):
+            raise ComputeFailed(f"{self.info.name} wrote a code that {self.decoder.name} does not have")
         latents: Latents = np.array(codes, np.float32).reshape(-1, *self.decoder.latent_shape)
         job = LatentJob(self.decoder.name, latents, np.zeros(len(latents), np.int64))
         seeds = tuple(range(self.seed, self.seed + self.n))
@@ -165,8 +172,8 @@ class Captions:
         codes, _ = await self._run(draft.jobs(), replace(terms, further=draft.scored * 2))
         if draft.candidates == 1:
             return codes
-        _, told = await self._run(draft.scores(codes, 1.0), replace(terms.left(deadline), further=draft.scored))
-        _, untold = await self._run(draft.scores(codes, 0.0), terms.left(deadline))
+        _, told = await self._run(draft.scores(codes, 1.0), replace(terms.onward(deadline), further=draft.scored))
+        _, untold = await self._run(draft.scores(codes, 0.0), terms.onward(deadline))
         best: NDArray[np.int64] = np.subtract(told, untold).reshape(draft.n, draft.candidates).argmax(axis=1)
         return [codes[place * draft.candidates + int(which)] for place, which in enumerate(best)]
 

@@ -4,6 +4,7 @@ After Yeh et al. 2017, arXiv 1607.07539. Knows pixels, latents and the engine, w
 nor files.
 """
 
+import asyncio
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from app.plan import Plan
 CANDIDATES = 64  # random latents that are looked at
 STARTS = 4  # of them are improved, the best by what is known
 WINDOW = 7  # pixels a side: known ones with so much hole around them count most
+INLINE_VALUES = 1 << 16  # of pictures that are compared at once; more would hold up other requests
 LEAST_WEIGHT = 0.2  # of a known pixel far from the hole, where one that is all but inside it has 1
 
 Mask = NDArray[np.bool_]  # [H, W], true where a picture is to be filled
@@ -152,10 +154,10 @@ class Inpainter:
             GenserveError: the engine refuses or fails it.
         """
         z, labels = wanted.candidates()
-        start = (await self._shown(wanted.info, z, labels, terms.left(deadline))).best(hole, STARTS)
+        start = await _best(await self._shown(wanted.info, z, labels, terms.left(deadline)), hole, STARTS)
         z, labels = await self._with_encoded(wanted.info, start, hole, terms, deadline)
-        z = await self._engine.submit(wanted.job(z, labels, hole), terms.left(deadline))
-        return (await self._shown(wanted.info, z, labels, terms.left(deadline))).best(hole, 1)
+        z = await self._engine.submit(wanted.job(z, labels, hole), terms.onward(deadline))
+        return await _best(await self._shown(wanted.info, z, labels, terms.onward(deadline)), hole, 1)
 
     async def _shown(self, info: ModelInfo, z: Latents, labels: Labels, terms: Terms) -> Start:
         return Start(z, labels, await self._engine.submit(LatentJob(info.name, z, labels), terms))
@@ -167,9 +169,16 @@ class Inpainter:
         if not info.encodes:
             return start.latents, start.labels
         job = LatentJob(encoder_of(info.name), hole.filled(start.pictures[0])[None], start.labels[:1])
-        encoded = await self._engine.submit(job, terms.left(deadline))
+        encoded = await self._engine.submit(job, terms.onward(deadline))
         places = [0, *range(len(start.labels) - 1)]
         return np.concatenate([encoded, start.latents[:-1]]), start.labels[places]
+
+
+async def _best(start: Start, hole: Hole, count: int) -> Start:
+    """The few whose pictures are closest to what is known; looked for in a thread where that takes longer."""
+    if start.pictures.size <= INLINE_VALUES:
+        return start.best(hole, count)
+    return await asyncio.to_thread(start.best, hole, count)
 
 
 def plan_filled(wanted: Wanted, found: Start, hole: Hole, scale: int) -> Plan:

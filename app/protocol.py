@@ -7,7 +7,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from app.errors import Draining
 from app.limits import Sweep, Watched
-from app.routes.connection import CLOSING
+from app.routes.connection import CLOSING, Departure
 from app.schemas.problems import Problem
 from app.transport import Corked
 
@@ -52,7 +52,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._sweep = sweep
         self._max_header = sweep.limits.max_header
-        self._closing: set[Callable[[], Any]] = set()
+        self._departure = Departure()
         self._running: RequestResponseCycle | None = None  # being answered, or answered last
         self._piece = 0  # bytes that the parser has now
         self._head = 0  # bytes since the last one that was part of a body, or the end of a head or a message
@@ -81,8 +81,7 @@ class Protocol(HttpToolsProtocol):
         self.pipeline.clear()
         self._disconnect()
         super().connection_lost(exc)
-        for callback in list(self._closing):
-            callback()
+        self._departure.come()
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
@@ -97,7 +96,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Called by the parser: a request begins, and so does its scope."""
         super().on_message_begin()
-        self.scope["extensions"] = {CLOSING: self._closing}  # type: ignore[dict-item]  # names are the server's to give
+        self.scope["extensions"] = {CLOSING: self._departure}  # type: ignore[dict-item]  # names are the server's to give
         self._begun = self._sweep.now
 
     def on_headers_complete(self) -> None:

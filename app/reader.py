@@ -13,7 +13,7 @@ from app.engine.terms import Terms
 from app.errors import InvalidField, PictureTooLarge, RequestError
 from app.inpainting import Hole, hole_of
 from app.telemetry import Telemetry
-from app.upload import Header, Reading
+from app.upload import Header, Reading, opaque
 
 HALF = 128  # of 255: from there on a mask is white, and up to there a picture is transparent
 INLINE = 1 << 14  # pixels and bytes of a file; up to so many, handing it to a thread costs more than it saves
@@ -59,12 +59,13 @@ class Reader:
             GenserveError: a file can't be read, the two do not fit each other, or nothing or all is to be filled.
         """
         read = functools.partial(self.read, info=info, watch=watch, terms=terms, deadline=deadline)
-        picture = await read(image)
         if mask is None:
             if info.image_shape[2] == 4:
                 said = f"mask: {info.name} knows transparent pictures, so that it has to be given one"
                 raise InvalidField(said, field="mask")
-            return hole_of(picture.picture, (await read(image, channels=4)).picture[..., 3] < HALF, "image")
+            cut = (await read(image, channels=4)).picture
+            return hole_of(opaque(cut, info.image_shape[2]), cut[..., 3] < HALF, "image")
+        picture = await read(image)
         try:
             seen = await read(mask, channels=1)
         except RequestError as error:

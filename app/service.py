@@ -4,9 +4,10 @@ The only place that will join two models. Knows the engine and the codecs; knows
 """
 
 import asyncio
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -132,16 +133,18 @@ class Service:
         deadline = asyncio.get_running_loop().time() + terms.seconds
         info = self.encoding_model(asked.model)
         shown = resolve_label(asked.target_label, info, "target_label")
-        self._pixels(info, 1, asked.scale)  # refused before anything is computed
-        encoded = await self.to_latents(asked, content, watch, terms)
-        again = ImageRequest(
-            model=info.name,
-            latents=encoded.latents.tolist(),
-            label=encoded.label if shown is None else shown,
-            scale=asked.scale,
-            format=asked.format,
-        )
-        return await self.generate(again, image_format, watch, terms.left(deadline))
+        with self._reserved(self._pixels(info, 1, asked.scale), image_format, terms) as reserved, self.engine.held():
+            encoded = await self.to_latents(asked, content, watch, terms)
+            again = ImageRequest(
+                model=info.name,
+                latents=encoded.latents.tolist(),
+                label=encoded.label if shown is None else shown,
+                scale=asked.scale,
+                format=asked.format,
+            )
+            plan = plan_images(again, info)
+            pictures = await watch(self.engine.submit(plan.job, terms.onward(deadline)))
+        return Generated(plan, pictures, image_format, reserved, deadline, watch)
 
     async def inpaint(
         self,
@@ -164,12 +167,8 @@ class Service:
         wanted = Wanted(info, resolve_label(asked.label, info), drawn_seed(asked.seed), asked.steps)
         pixels = self._pixels(info, 1, asked.scale)  # refused before anything is computed
         hole = await self._reader.hole(image, mask, info, watch, terms, deadline)
-        reserved = 0.0 if pixels <= INLINE_PIXELS[image_format] else self._encoders.reserve(pixels, image_format, terms)
-        try:
+        with self._reserved(pixels, image_format, terms) as reserved, self.engine.held():
             found = await watch(asyncio.ensure_future(self._inpainter.search(wanted, hole, terms, deadline)))
-        except BaseException:
-            self._encoders.release(reserved)
-            raise
         plan = plan_filled(wanted, found, hole, asked.scale)
         return Generated(plan, hole.filled(found.pictures[0])[None], image_format, reserved, deadline, watch)
 
@@ -198,21 +197,17 @@ class Service:
             return await self._draw(request, info, image_format, watch, terms)
         plan = plan_images(request, info)
         pixels = self._pixels(plan.info, plan.shown, plan.scale, "n" if request.interpolate is None else "interpolate")
-        work = work_of(plan, image_format)
-        reserved = 0.0 if pixels <= INLINE_PIXELS[work] else self._encoders.reserve(pixels, work, terms)
-        try:
+        with self._reserved(pixels, work_of(plan, image_format), terms) as reserved:
             pictures = await self._compute(plan, watch, terms, deadline)
-        except BaseException:
-            self._encoders.release(reserved)
-            raise
         return Generated(plan, pictures, image_format, reserved, deadline, watch)
 
     async def _compute(self, plan: Plan, watch: Watch, terms: Terms, deadline: float) -> Pictures:
         """The pictures of a plan; its latents are sampled first where that was asked for."""
         if plan.sampling is None:
             return await watch(self.engine.submit(plan.job, terms))
-        z = await watch(self.engine.submit(plan.sampling, terms))
-        return await watch(self.engine.submit(replace(plan.job, inputs=z), terms.left(deadline)))
+        with self.engine.held():
+            z = await watch(self.engine.submit(plan.sampling, terms))
+            return await watch(self.engine.submit(replace(plan.job, inputs=z), terms.onward(deadline)))
 
     async def _draw(
         self, request: ImageRequest, info: ModelInfo, image_format: ImageFormat, watch: Watch, terms: Terms
@@ -221,16 +216,25 @@ class Service:
         deadline = asyncio.get_running_loop().time() + terms.seconds
         draft = self.captions.draft(request, info)
         pixels = self._pixels(info, draft.n, draft.scale, "n")
-        inline = pixels <= INLINE_PIXELS[image_format]
-        reserved = 0.0 if inline else self._encoders.reserve(pixels, image_format, terms)
-        try:
+        with self._reserved(pixels, image_format, terms) as reserved, self.engine.held():
             codes = await watch(asyncio.ensure_future(self.captions.codes(draft, terms, deadline)))
             plan = draft.plan(codes)
-            pictures = await watch(self.engine.submit(plan.job, terms.left(deadline)))
+            pictures = await watch(self.engine.submit(plan.job, terms.onward(deadline)))
+        return Generated(plan, pictures, image_format, reserved, deadline, watch)
+
+    @contextlib.contextmanager
+    def _reserved(self, pixels: int, work: Work, terms: Terms) -> Iterator[float]:
+        """Seconds of the encoders for so many pixels, given back on failure; 0 for what is encoded at once.
+
+        Raises:
+            Overloaded: what waits for them already would take too much of the request's time.
+        """
+        reserved = 0.0 if pixels <= INLINE_PIXELS[work] else self._encoders.reserve(pixels, work, terms)
+        try:
+            yield reserved
         except BaseException:
             self._encoders.release(reserved)
             raise
-        return Generated(plan, pictures, image_format, reserved, deadline, watch)
 
     async def encode(self, generated: Generated, packing: Packing) -> bytes:
         """Pictures to the body of an answer: a picture, sheet or animation, a ZIP archive, or JSON. Call it once.

@@ -190,6 +190,15 @@ def read(content: bytes, header: Header, shape: tuple[int, int, int]) -> Reading
         raise InvalidPicture(f"the {header.format.upper()} is truncated or broken") from error
 
 
+def opaque(picture: Pictures, channels: int) -> Pictures:
+    """The colours of [H, W, 4], whatever their opacity, as [H, W, channels] of 1 or 3.
+
+    Where a picture ends within a pixel, its own colour is meant, and not that of what it stands in front of.
+    """
+    colours = Image.fromarray(picture[..., :3]).convert(MODES[channels])
+    return np.asarray(colours).reshape(*picture.shape[:2], channels)
+
+
 def _without_texts(content: bytes) -> bytes:
     """A PNG without the chunks that say nothing about its pixels: inflating them would take as long as it pleases.
 
@@ -243,7 +252,13 @@ def _even(image: Image.Image, channels: int) -> tuple[Image.Image, bool]:
     """
     if image.mode.startswith("I"):  # grey of 16 bits, of which one level may be transparent
         clear, levels = image.info.get("transparency"), np.asarray(image)
-        return (image, False) if clear is None else (Image.fromarray(np.where(levels == clear, 0, levels)), True)
+        if clear is None:
+            return image, False
+        black = Image.fromarray(np.where(levels == clear, 0, levels))
+        if channels < 4:
+            return black, True
+        alpha = Image.fromarray(levels != clear).convert("L")
+        return Image.merge("LA", (_in_eight_bits(black), alpha)).convert("RGBA"), False
     if channels == 4:
         return image.convert("RGBA"), False
     if image.has_transparency_data:

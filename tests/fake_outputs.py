@@ -222,6 +222,21 @@ def write_scribe(weights: Path, name: str = "scribe", *, output=None, **config) 
     return weights / name
 
 
+def write_plain_scribe(weights: Path, name: str = "plain") -> Path:
+    """A model of captions that takes no guidance; it may write words among its codes."""
+    config = {"max_length": CAPTION + TOKENS, "vocab_size": 26}
+    checkpoint.save(
+        weights / name,
+        fake_sequences.Digest(**config),
+        architecture="digest",
+        config=config,
+        card={"license": "none"},
+        tokenizer=word_tokenizer(),
+        output=PICTURES,
+    )
+    return weights / name
+
+
 def write_humming(weights: Path, name: str = "humming", *, output=None, **config) -> Path:
     """The same for the one that speaks."""
     checkpoint.save(

@@ -4,11 +4,13 @@ Knows jobs, lanes and deadlines; knows no torch and no HTTP. All methods run on 
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -91,6 +93,8 @@ class Engine:
         self._flush_due = False
         self._on_ready: list[Callable[[], None]] = []
         self.begun = False
+        self._closed = False  # not even a further stage is taken
+        self._held = 0  # requests of several stages
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -125,26 +129,41 @@ class Engine:
     async def drain(self, seconds: float) -> bool:
         """Refuse new work and wait for what was admitted; what is not done in time fails, and False says so."""
         self.draining = True
-        if not self.in_flight:  # `wait_for` with 0 seconds would not even look
+        if self._idle.is_set():  # `wait_for` with 0 seconds would not even look
             return True
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:
             log.warning("drain: %d jobs are unanswered after %.1f s", self.in_flight, seconds)
-            self._fail_all(Draining("the service is shutting down and did not get to this in time"))
+            self._close(Draining("the service is shutting down and did not get to this in time"))
             return False
         return True
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While a request of several stages is computed: a drain waits for it between them, too."""
+        self._held += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self._settle()
+
     def abandon(self) -> None:
         """Fail at once what is in flight: there is no time to compute it."""
-        self.draining = True
-        self._fail_all(Draining("the service was told to stop at once"))
+        self._close(Draining("the service was told to stop at once"))
 
     async def stop(self) -> None:
         """End the workers; what is still in flight fails."""
         self.draining = True
         await asyncio.gather(*(lane.keeper.stop() for lane in self._lanes))
-        self._fail_all(Draining("the service stopped before this was computed"))
+        self._close(Draining("the service stopped before this was computed"))
+
+    def _close(self, error: GenserveError) -> None:
+        """Fail what is in flight, and take nothing any more."""
+        self.draining = self._closed = True
+        self._fail_all(error)
 
     def model(self, name: str | None, *tasks: Task) -> ModelInfo:
         """The served model of that name and one of these tasks; without a name, the first that has the first of them.
@@ -182,15 +201,15 @@ class Engine:
     def submit(self, job: LatentJob, terms: Terms = Terms()) -> asyncio.Future[Rows]:  # noqa: B008  # frozen
         """Queue a job; the future gives its pictures [n, H, W, C], or latents. Cancel it to give the job up.
 
-        It fails with ComputeFailed, KillsWorker, DeadlineExceeded, WorkerDied or Draining.
+        A further stage of an admitted request is taken while others are refused, and waits for a worker that comes
+        back. It fails with ComputeFailed, KillsWorker, DeadlineExceeded, WorkerDied or Draining.
 
         Raises:
             NotReady, Draining, WorkerDied: the engine takes no work now.
             Overloaded: the queue is full, or the predicted wait too long; nothing was queued.
             KillsWorker: the same request has ended a worker a short while ago.
         """
-        self.check_open()
-        self._reception.check(terms)
+        self._check_terms(terms)
         lane, place = self._reception.lane_for_pictures(job, terms)
         number, loop = next(self._numbers), asyncio.get_running_loop()
         future: asyncio.Future[Rows] = loop.create_future()
@@ -198,8 +217,7 @@ class Engine:
         deadline = time.monotonic() + terms.seconds
         self._flights[number] = Picture(lane, place, terms, deadline, timer, job, future, job.rows)
         future.add_done_callback(lambda done: self._finish_picture(number, done))
-        self._enter(lane, place)
-        self._send_later(lane, number)
+        self._enter(lane, place, number)
         return future
 
     def stream(self, jobs: Sequence[SequenceJob], terms: Terms = Terms()) -> TokenStream:  # noqa: B008
@@ -210,8 +228,7 @@ class Engine:
             Overloaded: the queue is full, or the predicted wait too long; nothing was queued.
             KillsWorker: the same request has ended a worker a short while ago.
         """
-        self.check_open()
-        self._reception.check(terms)
+        self._check_terms(terms)
         lane = self._reception.lane_for_sequences(jobs, terms)
         numbers = [next(self._numbers) for _ in jobs]
         stream = TokenStream(
@@ -220,19 +237,39 @@ class Engine:
             self._telemetry.cancelled.labels(jobs[0].model).inc,
         )
         timer = asyncio.get_running_loop().call_later(terms.seconds, self._expire_stream, numbers)
-        deadline, now = time.monotonic() + terms.seconds, time.perf_counter()
+        # What has begun to stream has all the time that it wants, and its other sequences with it.
+        deadline, now = time.monotonic() + terms.seconds if terms.whole else math.inf, time.perf_counter()
         for index, (number, job) in enumerate(zip(numbers, jobs, strict=True)):
             own = dataclasses.replace(job, request=numbers[0], client=terms.client, deadline=deadline)
             place = Place(job.model, terms.client, 1, max(1, job.outputs))
             self._flights[number] = Strand(lane, place, terms, timer, numbers, own, stream, index, now)
-            self._enter(lane, place)
-            self._send_later(lane, number)
+            self._enter(lane, place, number)
         return stream
 
-    def _enter(self, lane: Lane, place: Place) -> None:
+    def _check_terms(self, terms: Terms) -> None:
+        """Raise unless a request is taken, or a further stage of it is.
+
+        Raises:
+            NotReady, Draining, WorkerDied: the engine takes no work now.
+            KillsWorker: the same request has ended a worker a short while ago.
+        """
+        if not terms.admitted:
+            self.check_open()
+        elif self.failure is not None:
+            raise WorkerDied(self.failure, retry_after=LOAD_SECONDS)
+        elif self._closed:
+            raise Draining("the service is shutting down", retry_after=LOAD_SECONDS)
+        self._reception.check(terms)
+
+    def _enter(self, lane: Lane, place: Place, number: int) -> None:
+        """Count a job in; it is sent, or waits where the lane is closed."""
         lane.admission.enter(place)
         self._telemetry.depth(place.model).inc(place.rows)
         self._idle.clear()
+        if lane.open:
+            self._send_later(lane, number)
+        else:
+            lane.wait(number)
 
     def _finish_picture(self, number: int, future: asyncio.Future[Rows]) -> None:
         departed = future.cancelled() or future.exception() is not None
@@ -256,7 +293,11 @@ class Engine:
             self._schedule_flush()
         if lane.trial.ended(number):
             self._try_next(lane)
-        if not self._flights:
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tell a drain when nothing is left."""
+        if not self._flights and not self._held:
             self._idle.set()
 
     def _expire_picture(self, number: int) -> None:
@@ -383,7 +424,7 @@ class Engine:
             strand.last = now
         strand.stream.put(strand.index, fresh)
         if fresh.finish is not None or fresh.error is not None:
-            if fresh.finish is not None and strand.first is not None:
+            if fresh.finish is not None and strand.first not in (None, strand.last):  # of one chunk nothing is known
                 strand.lane.admission.learn_sequence(model, strand.place.tokens, now - strand.first)
             self._finish(chunk.job, departed=False)
         elif strand.lane.trial.passed(chunk.job):  # it has come further than when the worker ended
@@ -464,7 +505,7 @@ def _backlog(lane: Lane) -> float:
 
 def _late(terms: Terms) -> DeadlineExceeded:
     what = "the answer" if terms.whole else "the beginning"
-    return DeadlineExceeded(f"{what} was not there in {terms.seconds:g} s")
+    return DeadlineExceeded(f"{what} was not there in {terms.given:g} s")
 
 
 def _model_info(raw: Mapping[str, Any]) -> ModelInfo:

@@ -75,6 +75,10 @@ class Lane:
         self.trial.open(number for number in held if number in running)
         self._waiting = [number for number in held if number not in running]
 
+    def wait(self, number: int) -> None:
+        """A job that is sent once the lane is open."""
+        self._waiting.append(number)
+
     def take_waiting(self) -> list[int]:
         """What waits to be sent again; the caller has it now."""
         waiting, self._waiting = self._waiting, []

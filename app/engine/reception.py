@@ -40,47 +40,51 @@ class Reception:
             raise KillsWorker("the same request has ended a device worker a short while ago")
 
     def lane_for_pictures(self, job: LatentJob, terms: Terms) -> tuple[Lane, Place]:
-        """The worker where these pictures are done first, and what they take there; some lane is open.
+        """The worker where these pictures are done first, and what they take there.
 
         Raises:
             Overloaded: not in time, or not within the queue's bound.
         """
         best, wait, place = None, 0.0, None
-        for lane in self._lanes:
-            if lane.open:
-                here = lane.admission.place(job.model, terms.client, job.rows, job.work)
-                seconds = lane.admission.pictures_in(here)
-                if best is None or seconds < wait:
-                    best, wait, place = lane, seconds, here
-        assert best is not None, "some lane is open"
+        for lane in self._candidates():
+            here = lane.admission.place(job.model, terms.client, job.rows, job.work)
+            seconds = lane.admission.pictures_in(here)
+            if best is None or seconds < wait:
+                best, wait, place = lane, seconds, here
+        assert best is not None, "some worker is kept"
         assert place is not None, "of the best one"
         self._check_room(best, wait, place, job.rows, terms)
         return best, place
 
     def lane_for_sequences(self, jobs: Sequence[SequenceJob], terms: Terms) -> Lane:
-        """The worker where a request's sequences are done first, or begun if they are streamed; some lane is open.
+        """The worker where a request's sequences are done first, or begun if they are streamed.
 
         Raises:
             Overloaded: not in time, or not within the queue's bound.
         """
         model, count = jobs[0].model, len(jobs)
         tokens = sum(max(1, job.outputs) + terms.further for job in jobs)
-        waits = [
-            (lane.admission.sequences_in(model, terms.client, count, tokens, whole=terms.whole), index)
-            for index, lane in enumerate(self._lanes)
-            if lane.open
-        ]
-        wait, index = min(waits)
-        lane = self._lanes[index]
+        lanes = self._candidates()
+        waits = [lane.admission.sequences_in(model, terms.client, count, tokens, whole=terms.whole) for lane in lanes]
+        wait = min(waits)
+        lane = lanes[waits.index(wait)]
         self._check_room(lane, wait, Place(model, terms.client, 1, tokens), count, terms)
         return lane
+
+    def _candidates(self) -> list[Lane]:
+        """The open lanes; where there is none, those that will open again."""
+        return [lane for lane in self._lanes if lane.open] or [lane for lane in self._lanes if not lane.keeper.gave_up]
 
     def _check_room(self, lane: Lane, wait: float, place: Place, rows: int, terms: Terms) -> None:
         """Refuse what would not be done in time, or what the queue's bound does not let in.
 
+        A further stage of an admitted request is never refused: what was computed for it would be lost, and paid again.
+
         Raises:
             Overloaded: with the time after which there will be room.
         """
+        if terms.admitted:
+            return
         admission = lane.admission
         room = admission.has_room(rows, place.client)
         late = wait > FRESH * terms.seconds and admission.busy_with(place.model)

@@ -21,6 +21,8 @@ class Terms:
             when it matters.
         whole: nothing is sent before everything is there, so that it may be computed again unseen.
         further: tokens that the same request will ask for again for each of its sequences, once these are done.
+        asked: seconds that the client gave, of which `seconds` are left; 0 where these are all.
+        admitted: a stage of the request has been computed already, so that nothing but a lost engine stops the next.
     """
 
     client: str = ""
@@ -28,6 +30,13 @@ class Terms:
     origin: Callable[[], bytes] = bytes
     whole: bool = True
     further: int = 0
+    asked: float = 0.0
+    admitted: bool = False
+
+    @property
+    def given(self) -> float:
+        """Seconds that the client gave for all of it."""
+        return self.asked or self.seconds
 
     def left(self, deadline: float) -> "Terms":
         """The same terms for what is left of a request's time, up to a deadline by the loop's clock.
@@ -37,8 +46,16 @@ class Terms:
         """
         seconds = deadline - asyncio.get_running_loop().time()
         if seconds <= 0:
-            raise DeadlineExceeded(f"the answer was not there in {self.seconds:g} s")
-        return replace(self, seconds=seconds)
+            raise DeadlineExceeded(f"the answer was not there in {self.given:g} s")
+        return replace(self, seconds=seconds, asked=self.given)
+
+    def onward(self, deadline: float) -> "Terms":
+        """The terms of the next stage of a request that was let in.
+
+        Raises:
+            DeadlineExceeded: nothing is left.
+        """
+        return replace(self.left(deadline), admitted=True)
 
     def digest(self) -> bytes:
         """Of what was asked for."""

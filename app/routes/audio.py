@@ -55,7 +55,7 @@ async def answer(request: Request, body: AudioRequest) -> Response:
     headers = reproduction_headers(request, speech.info, speech.seed)
     if body.stream:
         return WavStream(request, speech, headers)
-    whole = await Watch(request)(asyncio.ensure_future(speech.whole()))
+    whole = await Watch(request).whole(speech)
     return Response(whole, headers=headers, media_type=WAV)
 
 

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`: answers to messages, for OpenAI clients."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -43,7 +42,7 @@ async def chat_completions(request: Request) -> Response:
     answer = Answer(request, completion, "chatcmpl", kind)
     if body.stream:
         return answer.stream(_deltas(), include_usage=include_usage)
-    whole = await Watch(request)(asyncio.ensure_future(completion.whole()))
+    whole = await Watch(request).whole(completion)
     return answer.whole([_choice(piece) for piece in whole])
 
 

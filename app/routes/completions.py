@@ -1,6 +1,5 @@
 """`POST /v1/completions`: text for OpenAI clients."""
 
-import asyncio
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -41,7 +40,7 @@ async def completions(request: Request) -> Response:
     answer = Answer(request, completion, "cmpl", "text_completion")
     if body.stream:
         return answer.stream(lambda piece: (_choice(piece),), include_usage=include_usage)
-    whole = await Watch(request)(asyncio.ensure_future(completion.whole()))
+    whole = await Watch(request).whole(completion)
     return answer.whole([_choice(piece) for piece in whole])
 
 

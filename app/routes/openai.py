@@ -62,7 +62,7 @@ async def generations(request: Request) -> JSONResponse:
 def _model(body: OpenAIImageRequest, service: Service) -> ModelInfo:
     """The model of that name; or the first one, if the prompt means anything to it, else one that draws captions."""
     info = service.picture_model(body.model)
-    if body.model is None and info.task == "latents" and _named(body.prompt, info) is None and body.prompt.strip():
+    if body.model is None and _named(body.prompt, info) is None and body.prompt.strip():
         captioned = service.picture_model(None, body.prompt)
         return captioned if captioned.task == "captions" else info
     return info

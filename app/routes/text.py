@@ -1,6 +1,5 @@
 """`POST /v1/text/complete`: text as JSON or as server-sent events."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -41,7 +40,7 @@ async def complete(request: Request) -> Response:
     headers = reproduction_headers(request, completion.info, completion.seed)
     if body.stream:
         return _stream(request, completion, headers)
-    whole = await Watch(request)(asyncio.ensure_future(completion.whole()))
+    whole = await Watch(request).whole(completion)
     choices = [
         TextChoice(
             index=piece.index,

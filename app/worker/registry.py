@@ -65,6 +65,8 @@ def load(config: WorkerConfig, interrupted: Callable[[str], bool] = lambda _: Fa
         infos = decoders.joined(infos, skip=config.skip_broken)
     except ModelFault as error:
         raise RegistryError(str(error)) from error
+    failed = {info.name for info in infos if info.error is not None}
+    served = {name: lane for name, lane in served.items() if name.partition("/")[0] not in failed}
     if not served:
         raise RegistryError(f"{config.weights}: no model could be loaded")
     return Loaded(served, infos, describe(device), threads)

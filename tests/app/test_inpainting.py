@@ -1,9 +1,11 @@
 """What counts of a picture with a hole, where a search begins, and what is kept of what it finds."""
 
+import threading
+
 import numpy as np
 import pytest
 
-from app import latents
+from app import inpainting, latents
 from app.engine.jobs import ModelInfo
 from app.errors import InvalidField
 from app.inpainting import CANDIDATES, LEAST_WEIGHT, STARTS, Start, Wanted, drawn_seed, hole_of, plan_filled
@@ -101,3 +103,17 @@ def test_the_story_names_what_made_the_picture():
     assert plan.parameters == ({"inpaint": {"seed": 7, "steps": 10, "filled": 4, "label": 2, "scale": 3}},)
     assert "compositeWithTrainedAlgorithmicMedia" in plan.provenance(0).xmp()
     assert plan.told == [(7, 2)]
+
+
+@pytest.mark.parametrize(("side", "inline"), [(8, True), (64, False)])
+async def test_many_pixels_are_compared_in_a_thread(monkeypatch, side, inline):
+    """What takes longer than a moment holds up nobody else."""
+    threads, best = [], Start.best
+    monkeypatch.setattr(Start, "best", lambda *given: threads.append(threading.get_ident()) or best(*given))
+    pictures = np.arange(32, dtype=np.uint8)[:, None, None, None].repeat(side, 1).repeat(side, 2)
+    start = Start(np.arange(32, dtype=np.float32)[:, None], np.zeros(32, np.int64), pictures)
+    mask = np.zeros((side, side), bool)
+    mask[0] = True
+    found = await inpainting._best(start, hole_of(np.full((side, side, 1), 9, np.uint8), mask, "mask"), 2)
+    assert found.latents.ravel().tolist() == [9.0, 8.0]
+    assert (threads == [threading.get_ident()]) is inline

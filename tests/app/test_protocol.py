@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 from app import codecs
 from app.limits import Limits, Sweep
 from app.protocol import STEP_BYTES, Protocol
-from app.routes.connection import CLOSING
+from app.routes.connection import CLOSING, ClientLeft, Departure, Watch
 from tests.listening import Client, listening, request
 from tests.serving import PATIENCE, eventually, wait_until
 
@@ -43,6 +43,7 @@ class Application:
         self.app.add_api_route("/lazy", self.lazy, methods=["POST"])
         self.app.add_api_route("/early", self.early, methods=["POST"])
         self.app.add_api_route("/wait", self.wait)
+        self.app.add_api_route("/late", self.late)
         self.app.add_api_route("/listen", self.listen)
         self.app.add_api_route("/endless", self.endless)
         self.app.add_api_route("/zip", self.zip)
@@ -83,6 +84,16 @@ class Application:
         await self._released()
         request.scope["extensions"][CLOSING].discard(leave)
         return {"waited": True}
+
+    async def late(self, request: Request):
+        """Asks only after a while whether its client is still there, and waits for something that never comes."""
+        self.begun.set()
+        await self._released()
+        try:
+            await Watch(request)(asyncio.get_running_loop().create_future())
+        except ClientLeft:
+            self.left.set()
+            raise
 
     async def listen(self, request: Request):
         """Does nothing until the client leaves, as any ASGI server would tell it."""
@@ -706,6 +717,34 @@ def test_leaving_is_told(application, served):
         client.get("/wait")
         wait_until(application.begun.is_set, "it does not begin")
     assert application.left.wait(PATIENCE)
+
+
+def test_leaving_is_told_to_who_asks_afterwards(application, served):
+    """A request may do something else at first; what it then waits for, nobody wants any more."""
+    with Client(served()) as client:
+        client.get("/late")
+        wait_until(application.begun.is_set, "it does not begin")
+        (connection,) = [one for one in gc.get_objects() if type(one) is Departure]
+    wait_until(lambda: connection._over, "the server does not see it")
+    application.release.set()
+    assert application.left.wait(PATIENCE)
+
+
+async def test_what_is_made_is_given_up_even_before_it_begins():
+    """Its coroutine is never entered when the client has left by then, and closes nothing itself."""
+    closed, departure = [], Departure()
+
+    class Making:
+        async def whole(self):
+            await asyncio.get_running_loop().create_future()
+
+        def close(self):
+            closed.append(True)
+
+    departure.come()
+    with pytest.raises(ClientLeft):
+        await Watch(Request({"type": "http", "extensions": {CLOSING: departure}})).whole(Making())
+    assert closed == [True]
 
 
 def test_leaving_is_told_to_the_request_that_runs(application, served):

@@ -312,3 +312,31 @@ def test_a_transparent_grey_of_sixteen_bits_is_black():
     reading = upload.read(file, upload.header_of(file), (4, 4, 1))
     assert reading.flattened
     assert reading.picture.sum() == reading.picture[0, 0, 0] == round(1234 / 257)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_cut_out_keeps_its_own_colours_at_its_edge(mode):
+    """White with its right part cut away in the middle of a pixel of the model: that pixel is white too."""
+    levels = np.full((64, 64, 4), 255, np.uint8)
+    levels[:, 38:, 3] = 0
+    levels[:, 38:, :3] = 7
+    picture = Image.fromarray(levels)
+    buffer = io.BytesIO()
+    (picture.quantize(4) if mode == "P" else picture.convert(mode)).save(buffer, "png")
+    cut = upload.read(buffer.getvalue(), upload.header_of(buffer.getvalue()), (8, 8, 4)).picture
+    assert (cut[0, :, 3] >= 128).tolist() == [True] * 5 + [False] * 3
+    for channels in (1, 3):
+        seen = upload.opaque(cut, channels)
+        assert seen.shape == (8, 8, channels)
+        assert (seen[:, :5] == 255).all()
+
+
+def test_a_level_that_means_transparent_is_seen_in_16_bits():
+    levels = np.full((8, 8), 65535, np.uint16)
+    levels[:, 4:] = 257
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "png", transparency=257)
+    content = buffer.getvalue()
+    cut = upload.read(content, upload.header_of(content), (8, 8, 4)).picture
+    assert cut[0, :, 3].tolist() == [255] * 4 + [0] * 4
+    assert cut[0, :4].tolist() == [[255] * 4] * 4

@@ -701,3 +701,105 @@ def test_workers_share_the_cores():
     assert [(c.device, c.threads, c.max_batch) for c in configs] == [("cpu", 2, 7)] * 3
     assert [c.threads for c in worker_configs(base, ["cpu"] * 9, 8)] == [1] * 9
     assert [c.threads for c in worker_configs(dataclasses.replace(base, threads=5), ["cpu"] * 2, 8)] == [5, 5]
+
+
+# requests of several stages
+
+
+def onward(seconds=60.0):
+    return Terms(seconds=seconds).onward(asyncio.get_running_loop().time() + seconds)
+
+
+async def two_stages(engine):
+    """The second is begun a turn of the loop after the first was done."""
+    with engine.held():
+        first = await engine.submit(job())
+        await asyncio.sleep(0)
+        return first, await engine.submit(job(), onward())
+
+
+async def test_a_drain_waits_for_all_stages_of_a_request(make):
+    bench = await make()
+    request = asyncio.ensure_future(two_stages(bench.engine))
+    (number,) = await numbers_of(bench.worker)
+    drain = asyncio.ensure_future(bench.engine.drain(60))
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        bench.engine.submit(job())
+    bench.worker.batch((number, 0, [1]))
+    (number,) = await numbers_of(bench.worker)
+    assert not drain.done()
+    bench.worker.batch((number, 0, [2]))
+    assert [rows.item() for rows in await request] == [1, 2]
+    assert await drain is True
+
+
+async def test_what_is_between_two_stages_ends_with_the_engine(make):
+    bench = await make()
+    with bench.engine.held():
+        assert await bench.engine.drain(0.01) is False
+        with pytest.raises(Draining):
+            bench.engine.submit(job(), onward())
+
+
+async def test_a_further_stage_waits_for_the_worker_that_comes_back(make):
+    """Also while a suspect is on trial: two requests were computed together when the worker ended."""
+    bench = await make()
+    requests = [asyncio.ensure_future(two_stages(bench.engine)) for _ in range(2)]
+    numbers = await numbers_of(bench.worker)
+    bench.worker.crash(*numbers)
+    worker = await bench.next_worker()
+    for number in numbers:
+        assert await numbers_of(worker) == [number], "one after the other, and none of the further stages"
+        assert not bench.engine.ready
+        worker.batch((number, 0, [number]))
+    further = await numbers_of(worker)
+    assert len(further) == 1, "the first one's waited; the second one's was not asked for yet"
+    further += await numbers_of(worker)
+    worker.batch(*((number, 0, [9]) for number in further))
+    assert [[rows.item() for rows in stages] for stages in await asyncio.gather(*requests)] == [[n, 9] for n in numbers]
+
+
+async def test_a_further_stage_is_never_refused_for_room_or_time(make):
+    bench = await make(max_queue=2, models=(INFO, TEXT))
+    first = bench.engine.submit(job(2))
+    with pytest.raises(Overloaded):
+        bench.engine.submit(job())
+    second = bench.engine.submit(job(64), onward(1.0))
+    stream = bench.engine.stream([words()], onward(1.0))
+    numbers = [*await numbers_of(bench.worker), *await numbers_of(bench.worker)]
+    assert len(numbers) == 3
+    for future in (first, second):
+        future.cancel()
+    stream.close()
+
+
+async def test_a_lost_engine_takes_no_further_stage(make):
+    bench = await make(patience=Patience(restarts=0))
+    bench.worker.crash()
+    await eventually(lambda: bench.failures)
+    with pytest.raises(WorkerDied):
+        bench.engine.submit(job(), onward())
+
+
+async def test_sequences_of_a_stream_have_no_deadline_of_their_own(make):
+    """A request holds some of the slots: its other sequences begin when the first are done, however late that is."""
+    bench = await make(models=(TEXT,))
+    streamed = bench.engine.stream([words(), words()], Terms(seconds=5.0, whole=False))
+    whole = bench.engine.stream([words()], Terms(seconds=5.0, whole=True))
+    jobs = (await bench.worker.receive()).header["jobs"]
+    assert [raw["deadline"] < float("inf") for _, raw in jobs] == [False, False, True]
+    streamed.close()
+    whole.close()
+
+
+async def test_sequences_of_one_chunk_teach_no_pace(make):
+    """How long they held their slot is not known; that it was no time at all is wrong."""
+    bench = await make(models=(TEXT,))
+    text = bench.engine._lanes[0].admission._texts["words"]
+    for _ in range(20):
+        reading = asyncio.ensure_future(collect(bench.engine.stream([words(tokens=1)])))
+        (number,) = await numbers_of(bench.worker)
+        bench.worker.chunk(number, 7, finish="length")
+        assert await reading == [7]
+    assert text.pace == 0.01

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import zipfile
 
@@ -326,3 +327,48 @@ async def test_without_its_decoder_it_is_not_served(caption_settings, together):
         await eventually(lambda: engine.failure is not None or engine.ready)
         said = engine.models["scribe"].error if together else engine.failure
     assert said == "scribe needs painter, which makes its pictures and is not served: serve both or neither"
+
+
+async def test_a_caption_in_flight_is_drawn_to_its_end_by_a_drain(caption_settings, gate):
+    """Its codes are being written when the service is told to stop; they still become a picture."""
+    async with running(caption_settings()) as client:
+        engine = client.app.state.engine
+        asked = asyncio.ensure_future(client.post(URL, json={"prompt": "wait", "seed": 1}))
+        await eventually(lambda: engine.in_flight == 1)
+        drain = asyncio.ensure_future(engine.drain(60))
+        await asyncio.sleep(0)
+        assert (await client.post(URL, json={"prompt": "red dog"})).status_code == 503
+        gate.unlink()
+        assert (await asked).status_code == 200
+        assert await drain is True
+
+
+async def test_a_server_of_captions_alone_draws_them_for_openai_s_clients_too(caption_settings):
+    async with running(caption_settings(models=("painter", "scribe"))) as client:
+        native = await ask(client, prompt="red dog", seed=3)
+        answer = await client.post(OPENAI, json={"prompt": "red dog", "seed": 3})
+        assert answer.status_code == 200, answer.text
+        assert base64.b64decode(answer.json()["data"][0]["b64_json"]) == native.content
+
+
+async def test_a_guidance_of_one_says_nothing_to_a_model_without(caption_settings, tmp_path):
+    fakes.write_plain_scribe(tmp_path / "caption-weights")
+    async with running(caption_settings(models=("painter", "plain"))) as client:
+        drawn = 0
+        for seed in range(30):  # some of whose codes are words, which no decoder has
+            body = {"prompt": "red dog", "seed": seed}
+            guided, free = [await client.post(URL, json={**body, **beside}) for beside in ({"guidance": 1}, {})]
+            assert guided.status_code == free.status_code
+            if guided.status_code == 200:
+                drawn += 1
+                assert pixels(guided.content).tolist() == pixels(free.content).tolist()
+        assert drawn
+
+
+async def test_codes_that_the_decoder_does_not_have_are_no_picture(caption_settings, monkeypatch):
+    async with running(caption_settings()) as client:
+        engine = client.app.state.engine
+        engine.models["painter"] = dataclasses.replace(engine.models["painter"], codes=1)
+        answer = await client.post(URL, json={"prompt": "red dog", "seed": 3})
+        assert (answer.status_code, answer.json()["code"]) == (500, "compute_failed")
+        assert answer.json()["detail"] == "scribe wrote a code that painter does not have"

@@ -93,6 +93,15 @@ def test_folders_become_lanes(config, monkeypatch):
     assert sizes == [1, 256, 256, 256, 231]
 
 
+def test_a_model_without_its_decoder_has_no_lane(config):
+    skipping = dataclasses.replace(config, skip_broken=True)
+    loaded = registry.load(dataclasses.replace(skipping, models=("scribe", "humming")))
+    assert list(loaded.lanes) == ["humming"]
+    assert "scribe needs painter" in next(info.error for info in loaded.models if info.name == "scribe")
+    with pytest.raises(RegistryError, match="no model could be loaded"):
+        registry.load(dataclasses.replace(skipping, models=("scribe",)))
+
+
 def test_text_needs_a_tokenizer_and_so_do_captions(config):
     for name in ("text", "scribe"):
         folder = Path(config.weights) / name

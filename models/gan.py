@@ -77,11 +77,15 @@ class ConvDiscriminator(nn.Module):
 
     def features(self, samples: Tensor) -> Tensor:
         """[N, C, H, W] in [-1, 1] -> [N, channels[-1]]."""
+        return F.leaky_relu(self.pool(self.maps(samples)).flatten(1), 0.2)
+
+    def maps(self, samples: Tensor) -> Tensor:
+        """[N, C, H, W] in [-1, 1] -> [N, channels[-1], side, side]: the features by position."""
         x = F.leaky_relu(self.from_image(samples), 0.2)
         for stage in self.stages:
             for layer in stage:  # type: ignore[attr-defined]  # nn.ModuleList hides its element type
                 x = F.leaky_relu(layer(x), 0.2)
-        return F.leaky_relu(self.pool(x).flatten(1), 0.2)
+        return x
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
         """[N, C, H, W] in [-1, 1], [N] -> [N] logits, larger for samples that look real."""

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 import models
 from models.architecture import build
-from models.info_gan import InfoDiscriminator, InfoGenerator, Reading, even
+from models.info_gan import GROUP, InfoDiscriminator, InfoGenerator, Reading, even
 from models.style_gan import StyleGenerator
 from training import information, quality
 from training.augment import mirrored, shifted
@@ -55,6 +55,7 @@ class GanObjective:
         self._generator = build(recipe.model.architecture, recipe.model.config).to(device)
         self._discriminator = _discriminator(self._options, dataset).to(device)
         _check_information(self._options, self._generator, self._discriminator)
+        _check_groups(recipe.batch_size, self._discriminator)
         self.ema = Ema(self._generator, recipe.ema_decay)
         self._best = Best(self.ema.model)
         players = {"generator": self._generator, "discriminator": self._discriminator}
@@ -233,6 +234,12 @@ def _check_information(options: GanRecipe, generator: nn.Module, discriminator: 
         )
     if (told is None) != (weights.categories == 0 and weights.codes == 0):
         raise TrainingError('objective.information: above 0 for model.architecture "info-gan", 0 for all others')
+
+
+def _check_groups(batch_size: int, discriminator: nn.Module) -> None:
+    """Refuse batches in which a group of samples, whose variety is looked at, would be half real and half generated."""
+    if isinstance(discriminator, InfoDiscriminator) and batch_size % GROUP:
+        raise TrainingError(f'batch_size {batch_size}: discriminator.kind "info" takes a multiple of {GROUP}')
 
 
 def _said(found: tuple[int, int] | None) -> str:

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from models.info_gan import LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE, UNREAD, InfoDiscriminator, InfoGenerator, even
+from models.info_gan import (
+    GROUP,
+    LEAST_LOG_VARIANCE,
+    LEAST_VARIANCE,
+    MOST_LOG_VARIANCE,
+    UNREAD,
+    InfoDiscriminator,
+    InfoGenerator,
+    _variety,
+    even,
+)
 from models.protocols import LatentModel
 
 SMALL = {"codes": 2, "latent_dim": 6, "num_classes": 3, "channels": (16, 8), "base_size": 4}
@@ -50,6 +60,28 @@ def test_discriminator_reads_and_scores_at_once_and_knows_no_labels():
     assert torch.equal(logits, model(samples, labels))
     assert torch.equal(logits, model(samples, labels + 7))
     assert (reading.categories.shape, reading.means.shape, reading.log_variances.shape) == ((4, 3), (4, 2), (4, 2))
+
+
+def test_variety_is_seen_within_groups_only():
+    """Samples stand beside others of their kind: what the first group holds says nothing of the second."""
+    model = InfoDiscriminator(categories=3, codes=2, hidden=8, channels=(8, 16), image_size=8)
+    samples, labels = torch.randn(2 * GROUP, 1, 8, 8), torch.zeros(2 * GROUP, dtype=torch.int64)
+    alike = samples.clone()
+    alike[1:GROUP] = alike[:1]
+    logits, changed = model(samples, labels), model(alike, labels)
+    assert logits[0] != changed[0], "the same sample among others"
+    assert torch.equal(logits[GROUP:], changed[GROUP:])
+    several = torch.cat([model(samples[:GROUP], labels[:GROUP]), model(samples[GROUP:], labels[GROUP:])])
+    torch.testing.assert_close(logits, several)
+
+
+def test_variety_is_the_mean_deviation_of_a_channel():
+    maps = torch.randn(2 * GROUP, 3, 2, 2)
+    found = _variety(maps)
+    for first in (0, GROUP):
+        deviations = (maps[first : first + GROUP].var(0, correction=0) + LEAST_VARIANCE).sqrt()
+        torch.testing.assert_close(found[first : first + GROUP], deviations.mean((1, 2)).expand(GROUP, 3))
+    assert _variety(maps[:3]).shape == (3, 3), "what fills no group is one"
 
 
 def test_what_is_read_has_a_bounded_error_that_begins_as_nothing_read():

@@ -218,6 +218,12 @@ def test_each_bound_has_its_weight(recipe, raw_recipe, dataset, information):
     assert (gradient[3:].abs().sum() > 0) == (information["codes"] > 0)
 
 
+def test_groups_are_never_half_real(recipe, raw_recipe, dataset):
+    keys = {**informed(raw_recipe), "batch_size": 12}
+    with pytest.raises(TrainingError, match=r'batch_size 12: discriminator\.kind "info" takes a multiple of 8'):
+        GanObjective(recipe("gan", **keys), dataset, torch.device("cpu"))
+
+
 def test_an_info_gan_is_never_told_the_classes(recipe, raw_recipe, dataset):
     """The same pictures with other labels: the same networks."""
     found = []

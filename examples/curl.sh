@@ -16,6 +16,12 @@ curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" -H 'Accept: appli
 curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" -o walk.webp \
     -d '{"interpolate": {"from_seed": 1, "to_seed": 2, "steps": 8}, "label": "Sneaker", "scale": 4, "format": "webp-animation", "loop": "boomerang"}'
 
+# What a caption says, and a voice that says something.
+curl -sS --fail-with-body "$url/v1/images/generate" -H "$json" \
+    -d '{"prompt": "a small red dog on a blue background", "seed": 7, "scale": 4}' -o dog.png
+curl -sS --fail-with-body "$url/v1/audio/generate" -H "$json" \
+    -d '{"prompt": "good morning", "seed": 7}' -o morning.wav
+
 # Text in one piece, then as it is made.
 curl -sS --fail-with-body "$url/v1/text/complete" -H "$json" \
     -d '{"prompt": "HAMLET.\n", "max_tokens": 40, "temperature": 0.8, "seed": 7}'

@@ -15,6 +15,12 @@ with OpenAI(base_url=f"{url}/v1", api_key="not needed") as client:
     for index, image in enumerate(images.data or []):
         Path(f"boot-{index}.png").write_bytes(base64.b64decode(image.b64_json or ""))
 
+    drawn = client.images.generate(prompt="a large yellow cat on a green background", extra_body={"seed": 5})
+    for image in drawn.data or []:
+        Path("cat.png").write_bytes(base64.b64decode(image.b64_json or ""))
+
+    client.audio.speech.create(model="voice-wavenet", voice="any", input="good morning").write_to_file("morning.wav")
+
     text = client.completions.create(
         model="shakespeare-gpt", prompt="JULIET.\n", max_tokens=40, temperature=0.8, seed=5
     )

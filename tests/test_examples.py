@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import COMMITTED
 from tests.serving import ROOT, serving
 
-MODELS = ("fashion-gan", "fashion-vae", "shakespeare-gpt")
+MODELS = ("fashion-gan", "fashion-vae", "shakespeare-gpt", "emoji-vq", "emoji-dalle", "voice-wavenet")
 MISSING = [name for name in MODELS if not (COMMITTED / name / "model.safetensors").is_file()]
 
 pytestmark = [
@@ -68,6 +68,8 @@ def test_curl(run, tmp_path):
         assert size(io.BytesIO(archive.read(archive.namelist()[0]))) == (28, 28)
     with Image.open(tmp_path / "walk.webp") as walk:
         assert (walk.n_frames, walk.size) == (14, (112, 112))
+    assert size(tmp_path / "dog.png") == (128, 128)
+    assert (tmp_path / "morning.wav").read_bytes()[:4] == b"RIFF"
     assert '"finish_reason":' in said
     assert said.rstrip().endswith("data: [DONE]")
 
@@ -84,7 +86,9 @@ def test_httpx(run, tmp_path):
 
 def test_openai(run, tmp_path):
     said = run(sys.executable, str(ROOT / "examples/openai_client.py"))
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["boot-0.png", "boot-1.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["boot-0.png", "boot-1.png", "cat.png"]
+    assert size(tmp_path / "cat.png") == (32, 32)
+    assert (tmp_path / "morning.wav").read_bytes()[:4] == b"RIFF"
     names, _, texts = said.partition("\n")
     assert names == str(sorted(MODELS))
     whole, streamed = texts[: len(texts) // 2], texts[len(texts) // 2 :]

@@ -94,6 +94,29 @@ def test_the_quick_start_s_bodies_are_valid():
         schemas[path].model_validate_json(body)
 
 
+OTHERS = {"emoji-dalle": (256, 256), "voice-wavenet": None, "info-gan": (224, 224)}
+
+
+@pytest.mark.timeout(300)
+def test_captions_speech_and_controls_are_answered():
+    """A sheet of four pictures of 32 x 32, four times as large; a WAV file; a picture."""
+    calls = list(curls(section("Captions, speech, controls")))
+    assert len(calls) == len(OTHERS)
+    models = ("emoji-vq", *OTHERS)
+    if missing := [name for name in models if not (COMMITTED / name / "model.safetensors").is_file()]:
+        pytest.skip(f"weights/{', weights/'.join(missing)} is not in this checkout")
+    with serving("--weights", str(COMMITTED), "--models", ",".join(models)) as server:
+        for (path, body), (model, sides) in zip(calls, OTHERS.items(), strict=True):
+            headers = {"Content-Type": "application/json"}
+            answer = httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=PATIENCE)
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-genserve-model"].startswith(f"{model}@")
+            if sides is None:
+                assert answer.content[:4] == b"RIFF"
+            else:
+                assert answer.content[16:24] == b"".join(side.to_bytes(4, "big") for side in sides)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("path", "model"), [("/v1/images/generate", "fashion-style"), ("/v1/text/complete", "shakespeare-gpt")]

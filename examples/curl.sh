@@ -1,5 +1,5 @@
 #!/bin/sh
-# Pictures and text with curl; files go to the current folder. GENSERVE_URL names another server.
+# Pictures, speech and text with curl; files go to the current folder. GENSERVE_URL names another server.
 set -eu
 url=${GENSERVE_URL:-http://127.0.0.1:8000}
 json='Content-Type: application/json'

@@ -103,6 +103,11 @@ class CaptionedDataset:
     asked: tuple[Scene, ...]
     named: tuple[str, ...]
 
+    @property
+    def seen(self) -> list[Combination]:
+        """Combinations that the training sees."""
+        return scenes.split_combinations(ANIMALS, self.recipe.held_out, self.recipe.seed)[0]
+
     def card(self) -> dict[str, Any]:
         """What the model card says about the data: enough to make the same again from the same files."""
         fields = {key: getattr(self.recipe, key) for key in ("name", "license", *MAKING)}

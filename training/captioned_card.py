@@ -63,16 +63,16 @@ def _how_drawn(card: Mapping[str, Any], how: Mapping[str, Any]) -> str:
         shares = f"{p['animal_found']:.3f} | {p['colours_found']:.3f}"
         rows.append(f"| {p['guidance']:g} | {p['temperature']:g} | {shares} |")
     return (
-        f"Measured with the committed fp16 weights computed in {how['dtype']} on {how['count']:,} unpicked pictures "
-        f"for each guidance and temperature, drawn by `{how['decoder']}`: as many of every combination of animal, "
-        f"colour and background that is held out ({share:.0%} of all) at each size. Both shares are those of the "
-        "guidance and the temperature where their product is greatest; the model takes these when a request names "
-        "none. Colours are found by arithmetic: the "
+        f"Measured with the committed fp16 weights computed in {how['dtype']} on {how['count']:,} unpicked pictures, "
+        f"drawn by `{how['decoder']}`: as many of every combination of animal, colour and background that is held out "
+        f"({share:.0%} of all) at each size, at guidance and temperature as a request that names none gets them. These "
+        f"were chosen on {how['tried']:,} pictures each for combinations that the training has seen (the table below), "
+        "where the product of both shares is greatest. Colours are found by arithmetic: the "
         "median of the edge and of what stands out from it, and the named colours nearest to them. The animal is found "
         f"by the judge `{how['judge']}`, which sees the shape alone, cut out by these two colours; it has seen the "
-        "silhouettes of the training split, none of the network's pictures, and steered nothing. Bits per code, taken "
-        f"in float32, are those of {how['scenes']:,} scenes of silhouettes and combinations that are held out, and of "
-        f"{how['emoji']:,} emoji that are not.\n\n" + "\n".join(rows)
+        "silhouettes of the training split and none of the network's pictures, and chose guidance and temperature. "
+        f"Bits per code, taken in float32, are those of {how['scenes']:,} scenes of silhouettes and combinations that "
+        f"are held out, and of {how['emoji']:,} emoji that are not.\n\n" + "\n".join(rows)
     )
 
 

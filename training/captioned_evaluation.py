@@ -44,6 +44,7 @@ def evaluate_text_to_image(
     found = illustration.measure(served, dataset, judge, manners)
     how = {
         "count": found.count,
+        "tried": found.tried,
         "scenes": min(len(dataset.test), illustration.CODED),
         "emoji": min(len(dataset.emoji), illustration.CODED),
         "seed": 0,

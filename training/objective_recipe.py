@@ -152,7 +152,7 @@ class TextToImageRecipe:
         weight_decay: of matrices; gains are left alone.
         warmup: steps over which the learning rate rises.
         clip: bound on the norm of the gradient.
-        judge: folder of the classifier that measures the result, and nothing else.
+        judge: folder of the classifier that measures the result; on seen combinations it chooses how it is drawn.
         guidance: scales at which pictures are drawn and measured, each at every one of the temperatures.
         temperature: the best pair of both becomes the network's own.
     """

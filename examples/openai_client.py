@@ -19,9 +19,8 @@ with OpenAI(base_url=f"{url}/v1", api_key="not needed") as client:
     for image in drawn.data or []:
         Path("cat.png").write_bytes(base64.b64decode(image.b64_json or ""))
 
-    client.audio.speech.create(model="voice-wavenet", voice="default", input="good morning").write_to_file(
-        "morning.wav"
-    )
+    speech = client.audio.speech.create(model="voice-wavenet", voice="default", input="good morning")
+    speech.write_to_file("morning.wav")
 
     text = client.completions.create(
         model="shakespeare-gpt", prompt="JULIET.\n", max_tokens=40, temperature=0.8, seed=5

@@ -104,7 +104,7 @@ class SpeechRecipe:
         hop: samples of a frame; clips are whole frames.
         window: samples of one row of a batch, whole frames.
         longest: seconds of the longest clip that is kept.
-        held_out_share: of the transcripts, whose clips measure the result, and the temperatures that it may be drawn at.
+        held_out_share: of the transcripts, whose clips measure the result and its temperatures.
         validation_share: of the transcripts, whose clips watch the training.
         split_seed: of the rule that says which.
     """

@@ -81,7 +81,7 @@ def how_measured(card: Mapping[str, Any]) -> str:
         "predictors see the same codes. lpc_bits_per_sample: coefficients by the autocorrelation method from the last "
         "40 ms, anew every 2.5 ms; the error Laplace, as wide as it was in the last 5 ms; a code is as likely as its "
         "interval. lpc_free_bits_per_sample: coefficients and width fitted, for each 20 ms, to these 20 ms and 10 on "
-        "either side, and not charged for: what no coder of this order and frame can reach. The bigram counts "
+        "either side, and not charged for: what hardly any coder of this order and frame can reach. The bigram counts "
         "pairs of codes in the training clips."
     )
 

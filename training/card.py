@@ -20,7 +20,7 @@ Card = Mapping[str, Any]
 MEANINGS = {
     "accuracy": "share of test pictures whose class is found",
     "fd_clf": "Frechet distance to the test split on the judge's features (lower is better)",
-    "fd_clf_floor": "the same for as many training pictures: what perfect samples would score",
+    "fd_clf_floor": "the same for as many training pictures, which the judge has seen: hardly anything can score less",
     "kid": "kernel distance to the test split on the same features (lower is better; about 0 where they are alike)",
     "kid_std": "its deviation over subsets",
     "inception_score_clf": "Inception score on the judge's classes, not on Inception's (higher is better)",

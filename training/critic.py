@@ -26,6 +26,7 @@ from models.config import ModelConfig
 from models.critic import Critic, langevin_step
 from models.errors import CheckpointError
 from models.files import CRITIC_FILE, write_atomically
+from models.protocols import CodeModel, StyledModel
 from training import card as cards
 from training import quality
 from training.data import Dataset, to_samples
@@ -67,6 +68,8 @@ def discriminator_of(snapshot: Mapping[str, Any], loaded: Checkpoint) -> tuple[s
     state = snapshot["networks"].get("discriminator")
     if state is None:
         raise TrainingError("the run has no discriminator")
+    if isinstance(loaded.model, StyledModel | CodeModel):
+        raise TrainingError(f"{loaded.name}: a critic belongs to a model whose latents are standard normal")
     _check_generator(snapshot, loaded)
     config = dict(options["discriminator"])
     kind = config.pop("kind", "conv")

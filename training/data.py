@@ -49,6 +49,11 @@ class Split:
         """Number of pictures."""
         return len(self.labels)
 
+    def shuffled(self, seed: int = 0) -> "Split":
+        """The same in another order, so that the first of them are a sample of all."""
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
+        return Split(self.pictures[order], self.labels[order])
+
     def batch(self, index: Tensor) -> Batch:
         """The pictures with these indices [N], as a network reads them."""
         return Batch(to_samples(self.pictures[index]), self.labels[index])
@@ -132,6 +137,8 @@ def load_dataset(recipe: DataRecipe) -> Dataset:
             )
     arrays = source.read(folder, contents)
     train, test = (_split(folder, arrays[i], arrays[i + 1], len(recipe.labels)) for i in (0, 2))
+    if source is OWN:  # whose pictures may come class by class, where the first thousand stand for all
+        test = test.shuffled()
     if train.pictures.shape[1:] != test.pictures.shape[1:]:
         raise TrainingError(f"{folder}: training and test pictures differ in size")
     return Dataset(recipe.name, recipe.license, recipe.labels, sha256, train, test)

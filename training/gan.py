@@ -4,7 +4,6 @@ The defaults of the recipes are relativistic pairing with zero-centred gradient 
 2024, "The GAN is dead; long live the GAN! A Modern GAN Baseline", arXiv 2501.05441.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,7 +60,6 @@ class GanObjective:
         players = {"generator": self._generator, "discriminator": self._discriminator}
         self.optimizers = {name: adam(network, recipe) for name, network in players.items()}
         self.networks: dict[str, nn.Module] = {**players, "best": self._best}
-        load_judge(self._options.judge)  # it is needed at the end: said now rather than then
         self._watch = quality.Watch(_watching_judge(self._options, device), dataset)
         quality.check_generator("the generator", self.ema.model, dataset, self._watch.judge)
 
@@ -199,9 +197,10 @@ def _settled(model: nn.Module) -> nn.Module:
 
 
 def _watching_judge(options: GanRecipe, device: torch.device) -> Judge:
-    if Path(options.watch).resolve() == Path(options.judge).resolve():
+    watch = load_judge(options.watch, device)
+    if watch.digest == load_judge(options.judge).digest:
         raise TrainingError("objective.watch is objective.judge: what picks the network must not measure it")
-    return load_judge(options.watch, device)
+    return watch
 
 
 def _discriminator(options: GanRecipe, dataset: Dataset) -> nn.Module:
@@ -232,6 +231,8 @@ def _check_information(options: GanRecipe, generator: nn.Module, discriminator: 
             f"the generator has {_said(told)}, objective.discriminator reads {_said(read)}: model.architecture "
             '"info-gan" and discriminator.kind "info" go together, with as many of each'
         )
+    if told is not None and told[0] == 0:
+        raise TrainingError("model.config.num_classes of an info-gan must be at least 1: they are its categories")
     if (told is None) != (weights.categories == 0 and weights.codes == 0):
         raise TrainingError('objective.information: above 0 for model.architecture "info-gan", 0 for all others')
 

@@ -125,7 +125,7 @@ def measure(samples: Tensor, labels: Tensor, reference: Reference) -> Measuremen
 
     The metrics:
         fd_clf: Frechet distance on the judge's features, against the test split.
-        fd_clf_floor: the same for as many training pictures: what perfect samples would score.
+        fd_clf_floor: the same for as many training pictures, which the judge has seen: hardly anything can score less.
         kid, kid_std: kernel distance (Binkowski et al. 2018) on the same features, mean and deviation over subsets.
         inception_score_clf: Inception score (Salimans et al. 2016) of the judge's class probabilities;
             inception_score_clf_test: the same of the test split.

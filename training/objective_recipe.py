@@ -18,9 +18,9 @@ class ClassifierRecipe:
     """
 
     kind: Literal["classifier"]
-    betas: tuple[float, float]
-    weight_decay: float
-    label_smoothing: float
+    betas: Annotated[tuple[float, float], not_negative, below(1)]
+    weight_decay: NotNegative[float]
+    label_smoothing: Share
     half: Literal["both", "even", "odd"]
 
 
@@ -64,7 +64,7 @@ class GanRecipe:
     """
 
     kind: Literal["gan"]
-    betas: tuple[float, float]
+    betas: Annotated[tuple[float, float], not_negative, below(1)]
     loss: Literal["saturating", "non-saturating", "hinge", "wasserstein", "relativistic"]
     penalty: Literal["none", "r1", "r1+r2", "interpolated"]
     gamma: NotNegative[float]
@@ -92,7 +92,7 @@ class VaeRecipe:
     """
 
     kind: Literal["vae"]
-    betas: tuple[float, float]
+    betas: Annotated[tuple[float, float], not_negative, below(1)]
     kl_warmup: NotNegative[int]
     kl_weight: Annotated[Positive[float], at_most(1)]
     judge: str
@@ -115,8 +115,8 @@ class LanguageRecipe:
     """
 
     kind: Literal["language"]
-    betas: tuple[float, float]
-    weight_decay: float
+    betas: Annotated[tuple[float, float], not_negative, below(1)]
+    weight_decay: NotNegative[float]
     warmup: NotNegative[int]
     floor: Share
     clip: Positive[float]
@@ -135,7 +135,7 @@ class VqRecipe:
     """
 
     kind: Literal["vq"]
-    betas: tuple[float, float]
+    betas: Annotated[tuple[float, float], not_negative, below(1)]
     commitment: NotNegative[float]
     decay: Share
     rarest: NotNegative[float]
@@ -158,10 +158,10 @@ class TextToImageRecipe:
     """
 
     kind: Literal["text-to-image"]
-    betas: tuple[float, float]
+    betas: Annotated[tuple[float, float], not_negative, below(1)]
     decoder: str
     caption_dropout: Share
-    weight_decay: float
+    weight_decay: NotNegative[float]
     warmup: NotNegative[int]
     clip: Positive[float]
     judge: str
@@ -181,8 +181,8 @@ class AudioRecipe:
     """
 
     kind: Literal["audio"]
-    betas: tuple[float, float]
-    weight_decay: float
+    betas: Annotated[tuple[float, float], not_negative, below(1)]
+    weight_decay: NotNegative[float]
     warmup: NotNegative[int]
     clip: Positive[float]
     ear_weight: NotNegative[float]

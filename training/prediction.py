@@ -41,7 +41,7 @@ def _pairs(codes: Codes) -> tuple[Codes, Codes]:
 def forward_lpc_bits(clips: Sequence[Codes]) -> float:
     """Bits a sample by linear prediction whose coefficients and scale are fitted to the very frame that they predict.
 
-    They cost nothing here, where a coder would have to send them: no coder of this order and frame is as good.
+    They cost nothing here, where a coder would have to send them: hardly any coder of this order and frame is as good.
     """
     found = [_bits(codes, _forward(mu_law.decode(codes))) for codes in clips]
     return float(sum(found) / sum(map(len, clips)))

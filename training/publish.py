@@ -5,7 +5,7 @@ from typing import Any
 
 from models import checkpoint
 from models.checkpoint import Checkpoint
-from models.files import WEIGHTS_FILE, write_atomically
+from models.files import write_atomically
 from training import card as cards
 from training import codes, hearing, illustration
 from training.captioned import CaptionedDataset
@@ -15,6 +15,7 @@ from training.errors import TrainingError
 from training.evaluation import Evaluation, write_evaluation
 from training.illustrator import load_decoder, manners
 from training.judge import load_judge
+from training.new_folder import new_folder
 from training.objective_recipe import GanRecipe, LanguageRecipe, TextToImageRecipe, VaeRecipe
 from training.picture_evaluation import COUNT, evaluate
 from training.run import Run
@@ -133,7 +134,7 @@ def _card(run: Run, name: str) -> dict[str, Any]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the candidate's files, each atomically, the weights first."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir(), key=lambda path: path.name != WEIGHTS_FILE):
-        write_atomically(target / path.name, path.read_bytes())
+    """Put the candidate's files in the target's place, and nothing of what was there before."""
+    with new_folder(target, replace=True) as folder:
+        for path in source.iterdir():
+            write_atomically(folder / path.name, path.read_bytes())

@@ -168,18 +168,24 @@ def negative_elbo(model: ConvVAE, split: Split, limit: int | None = None, seed: 
 
 @dataclass(frozen=True)
 class Watch:
-    """A cheap look at a generator under training: a few thousand pictures, the judge's opinion."""
+    """A cheap look at a generator under training: a few thousand pictures, the judge's opinion.
+
+    They are compared with training pictures, drawn from those of odd number, which a guide has not seen: what picks a
+    network must not be what measures it.
+    """
 
     judge: Judge
     dataset: Dataset
 
     @cached_property
     def _real(self) -> Opinion:
-        return self.judge.opinion(to_samples(self.dataset.test.pictures[:WATCHED]))
+        pictures = self.dataset.train.pictures[1::2]
+        chosen = np.random.default_rng(0).permutation(len(pictures))[:WATCHED]
+        return self.judge.opinion(to_samples(pictures[torch.from_numpy(chosen)]))
 
     def look(self, model: nn.Module) -> dict[str, float]:
         """Class accuracy, smallest class share (1 when all classes are seen equally often) and a rough distance."""
-        count = min(WATCHED, len(self.dataset.test))
+        count = min(WATCHED, len(self.dataset.train) // 2)
         labels = balanced_labels(count, self.judge.num_classes)
         opinion = self.judge.opinion(generate(model, labels, seed=0))
         counts = np.bincount(opinion.classes, minlength=self.judge.num_classes)

@@ -49,6 +49,6 @@ def check_ranges(spec: Any, where: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{where}{name}.")
         for rule in getattr(hint, "__metadata__", ()):
-            least = min(value, default=-1) if isinstance(value, tuple) else value  # none at all: out of any range
-            if not rule(least):
-                raise TrainingError(f"{where}{name} is out of range: {least!r}")
+            numbers = (value or (-1,)) if isinstance(value, tuple) else (value,)  # none at all: out of any range
+            if wrong := [number for number in numbers if not rule(number)]:
+                raise TrainingError(f"{where}{name} is out of range: {wrong[0]!r}")

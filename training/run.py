@@ -130,8 +130,15 @@ class Run:
         """
         state = load_snapshot(self.snapshot)
         self._check_recipe(json.loads(state["recipe"]))
+        if state.get("data", self._data) != self._data:  # snapshots of before say nothing
+            raise TrainingError(f"{self.snapshot}: made with other data than those in data.path; take another --out")
         self._restore(state)
         self._cut_metrics()
+
+    @property
+    def _data(self) -> str:
+        """What the data are, by the sha256 of their files."""
+        return json.dumps(self.dataset.card(), sort_keys=True)
 
     def _check_recipe(self, saved: Mapping[str, Any]) -> None:
         mine = json.loads(json.dumps(self.recipe.as_dict()))
@@ -152,12 +159,14 @@ class Run:
         Raises:
             TrainingError: the run diverged or collapsed for good; the folder keeps its last good snapshot.
         """
-        while not self.finished and not stop():
-            begun = time.perf_counter()
-            values = self._step()
-            self.progress.seconds += time.perf_counter() - begun
-            progress(self.progress, values)
-        self.save()
+        saved = False
+        while not saved:  # a last step may have to be made again
+            while not self.finished and not stop():
+                begun = time.perf_counter()
+                values = self._step()
+                self.progress.seconds += time.perf_counter() - begun
+                progress(self.progress, values)
+            saved = self.save()
 
     def _step(self) -> dict[str, float]:
         self._set_learning_rate()
@@ -171,6 +180,9 @@ class Run:
         if step % every.log == 0:
             self._log(values)
         if step % every.evaluate == 0:
+            if faults := guards.non_finite_weights(self._networks()):
+                self._roll_back(faults)
+                return values
             values |= self._evaluate()
         if step % every.snapshot == 0:
             self.save()
@@ -222,13 +234,14 @@ class Run:
         self._log({f"rolled_back_from_{step}": float(count)})
         self.save()  # so that a kill now does not forget the count
 
-    def save(self) -> None:
-        """Write the snapshot, unless weights have gone non-finite: then roll back instead."""
+    def save(self) -> bool:
+        """Write the snapshot, unless weights have gone non-finite: then roll back instead, and say False."""
         if faults := guards.non_finite_weights(self._networks()):
             self._roll_back(faults)
-            return
+            return False
         state = {
             "recipe": json.dumps(self.recipe.as_dict()),
+            "data": self._data,
             "progress": dataclasses.asdict(self.progress),
             "guards": {
                 "rollbacks": self.rollbacks.count,
@@ -241,6 +254,7 @@ class Run:
             "ema": self.objective.ema.state_dict(),
         }
         save_snapshot(self.snapshot, state)
+        return True
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {**self.objective.networks, "ema": self.objective.ema.model}

@@ -79,6 +79,8 @@ def load_corpus(recipe: TextRecipe) -> Corpus:
             raise TrainingError(f"{folder}: data.{key} names {', '.join(sorted(unknown))}, which is not there")
     if both := chosen["held_out"] & chosen["validation"]:
         raise TrainingError(f"data.held_out and data.validation both name {', '.join(sorted(both))}")
+    if not chosen["held_out"]:
+        raise TrainingError("data.held_out names no work: nothing would measure the result")
     kept = chosen["held_out"] | chosen["validation"]
     return Corpus(
         recipe,

@@ -1,7 +1,5 @@
 """The VAE objective: the evidence lower bound with a Bernoulli likelihood (Kingma & Welling 2014)."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,6 +96,7 @@ class VaeObjective:
 def _guide(options: VaeRecipe, device: torch.device) -> JudgeNetwork | None:
     if not options.guide:
         return None
-    if Path(options.guide).resolve() == Path(options.judge).resolve():
+    guide = load_judge(options.guide, device)
+    if guide.digest == load_judge(options.judge).digest:
         raise TrainingError("objective.guide is objective.judge: what steers the training must not measure it")
-    return load_judge(options.guide, device).network
+    return guide.network

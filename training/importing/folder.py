@@ -16,7 +16,8 @@ from training.importing.architectures import Plan, architecture, plan
 from training.importing.assembly import assemble, check, shapes
 from training.importing.hugging_face import parse_tokenizer
 from training.importing.source import Source, Text
-from training.importing.writer import new_folder, write_tensors
+from training.importing.writer import write_tensors
+from training.new_folder import new_folder
 
 
 def write(source: Source, target: Path, options: argparse.Namespace) -> str:

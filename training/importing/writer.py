@@ -1,16 +1,13 @@
-"""Writing a weights folder whole or not at all, one tensor at a time.
+"""Writing a safetensors file, one tensor at a time.
 
-Knows the safetensors format and folders; knows nothing of where tensors come from.
+Knows the format; knows nothing of where tensors come from.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from io import BufferedWriter
 from pathlib import Path
 
@@ -57,38 +54,3 @@ def _write_header(file: BufferedWriter, header: bytes, room: int) -> None:
     file.write(struct.pack("<Q", room) + header.ljust(room))
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def new_folder(target: Path, replace: bool) -> Iterator[Path]:
-    """A folder of the target's name to write into, which takes the target's place at the end unless something raises.
-
-    It lies beside the target, so that taking its place is one step.
-
-    Raises:
-        TrainingError: the target exists and is not to be replaced.
-        OSError: it can't be written.
-    """
-    if target.exists() and not replace:
-        raise TrainingError(f"{target} exists already; --force replaces it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        fresh = beside / target.name
-        fresh.mkdir()
-        yield fresh
-        _sync(fresh)
-        if target.exists():
-            target.rename(beside / "old")
-        fresh.rename(target)
-        _sync(target.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from training.errors import TrainingError
 from training.importing.assembly import stored
-from training.importing.writer import new_folder, write_tensors
+from training.importing.writer import write_tensors
+from training.new_folder import new_folder
 
 
 def test_the_library_reads_what_was_written(tmp_path):

@@ -4,12 +4,14 @@ Importing this registers them, pictures' fakes included; a served process gets t
 come: `GENSERVE_MODELS_MODULE=tests.fake_sequences`.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -17,6 +19,7 @@ from tokenizers import decoders, pre_tokenizers
 from torch import Tensor, nn
 
 import models
+from app.engine.jobs import SequenceJob
 from models import checkpoint
 from tests import fakes
 
@@ -355,3 +358,11 @@ def write(weights: Path, name: str, architecture: str = "digest", *, eos: int | 
         eos_token_id=eos,
     )
     return weights / name
+
+
+def frame_of(number: int, job: SequenceJob) -> dict[str, Any]:
+    """The frame that brings a worker this job, as the engine sends it."""
+    fields = dataclasses.asdict(dataclasses.replace(job, condition=None, grammar=None))
+    grammars = [] if job.grammar is None else [(job.grammar.kind, job.grammar.text)]
+    raw = {**fields, "condition": job.condition is not None, "grammar": 0 if grammars else None}
+    return {"type": "sequences", "jobs": [(number, raw)], "grammars": grammars}

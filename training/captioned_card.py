@@ -58,18 +58,19 @@ def _how_reconstructed(how: Mapping[str, Any]) -> str:
 
 def _how_drawn(card: Mapping[str, Any], how: Mapping[str, Any]) -> str:
     share = card["training_data"]["held_out"]
-    rows = ["| guidance | temperature | animal found | colours found |", "|---|---|---|---|"]
+    rows = ["| guidance | temperature | animal found | colours found | emoji found |", "|---|---|---|---|---|"]
     for p in how["curve"]:
-        shares = f"{p['animal_found']:.3f} | {p['colours_found']:.3f}"
+        shares = " | ".join(f"{p[name]:.3f}" for name in illustration.CHOOSING)
         rows.append(f"| {p['guidance']:g} | {p['temperature']:g} | {shares} |")
     return (
         f"Measured with the committed fp16 weights computed in {how['dtype']} on {how['count']:,} unpicked pictures, "
         f"drawn by `{how['decoder']}`: as many of every combination of animal, colour and background that is held out "
         f"({share:.0%} of all) at each size, at guidance and temperature as a request that names none gets them. These "
-        f"were chosen on {how['tried']:,} pictures each for combinations that the training has seen (the table below), "
-        "where the product of both shares is greatest. Colours are found by arithmetic: the "
-        "median of the edge and of what stands out from it, and the named colours nearest to them. The animal is found "
-        f"by the judge `{how['judge']}`, which sees the shape alone, cut out by these two colours; it has seen the "
+        f"were chosen on {how['tried']:,} pictures each for combinations that the training has seen and "
+        f"{how['named']:,} for emoji (the table below), where the product of the three shares is greatest. "
+        "Colours are found by arithmetic: the median of the edge and of what stands out from it, and the named colours "
+        f"nearest to them. The animal is found by the judge `{how['judge']}`, which sees the shape alone, cut out by "
+        "these two colours; it has seen the "
         "silhouettes of the training split and none of the network's pictures, and chose guidance and temperature. "
         f"Bits per code, taken in float32, are those of {how['scenes']:,} scenes of silhouettes and combinations that "
         f"are held out, and of {how['emoji']:,} emoji that are not.\n\n" + "\n".join(rows)

@@ -45,6 +45,7 @@ def evaluate_text_to_image(
     how = {
         "count": found.count,
         "tried": found.tried,
+        "named": min(illustration.NAMED, len(dataset.named)),
         "scenes": min(len(dataset.test), illustration.CODED),
         "emoji": min(len(dataset.emoji), illustration.CODED),
         "seed": 0,

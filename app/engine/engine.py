@@ -37,6 +37,7 @@ from app.engine.stream import TokenStream
 from app.engine.supervisor import Launch, WorkerProcess
 from app.engine.terms import Terms
 from app.errors import (
+    ComputeFailed,
     DeadlineExceeded,
     Draining,
     GenserveError,
@@ -266,6 +267,10 @@ class Engine:
         lane.admission.enter(place)
         self._telemetry.depth(place.model).inc(place.rows)
         self._idle.clear()
+        self._pass_on(lane, number)
+
+    def _pass_on(self, lane: Lane, number: int) -> None:
+        """Have a job sent, now or when the lane opens."""
         if lane.open:
             self._send_later(lane, number)
         else:
@@ -341,7 +346,8 @@ class Engine:
     def _flush(self) -> None:
         self._flush_due = False
         for lane in self._lanes:
-            lane.flush(self._flights)
+            for number in lane.flush(self._flights):
+                self._fail(number, ComputeFailed("it is too large to be sent to the worker"))
 
     def _lane_of(self, keeper: Keeper) -> Lane:
         return next(lane for lane in self._lanes if lane.keeper is keeper)
@@ -459,14 +465,16 @@ class Engine:
         self._fail(number, KillsWorker("this request ended the device worker, twice, the second time alone"))
 
     def _move_waiting(self, lane: Lane) -> None:
-        """What merely waited goes to the workers that run."""
+        """What merely waited goes to the other workers, to those that run if there are any."""
+        others = [other for other in self._lanes if other is not lane and not other.keeper.gave_up]
         for number in lane.take_waiting():
-            flight = self._flights[number]
-            target = min((other for other in self._lanes if other.open), key=lambda other: other.admission.rows)
+            if (flight := self._flights.get(number)) is None:
+                continue
+            target = min([other for other in others if other.open] or others, key=lambda other: other.admission.rows)
             lane.admission.leave(flight.place)
             target.admission.enter(flight.place)
             flight.lane = target
-            self._send_later(target, number)
+            self._pass_on(target, number)
 
     def _try_next(self, lane: Lane) -> None:
         """Run the next suspect of a fresh worker alone; after the last one, open the lane."""
@@ -484,12 +492,16 @@ class Engine:
             for number in lane.take_waiting():
                 if number in self._flights:
                     self._send_later(lane, number)
+            for other in self._lanes:
+                if not other.open:
+                    self._move_waiting(other)
 
     def _given_up(self, keeper: Keeper, reason: str) -> None:
         """A lane is lost for good; with the last one, the engine is."""
         lane = self._lane_of(keeper)
         if self.begun and any(not other.keeper.gave_up for other in self._lanes):
             log.error("%s; the other workers go on without it", reason)
+            self._move_waiting(lane)
             for number in [number for number, flight in self._flights.items() if flight.lane is lane]:
                 self._fail(number, WorkerDied(reason, retry_after=LOAD_SECONDS))
             return

@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -227,9 +227,9 @@ class WorkerLoop:
                 for number, model, *rest in frame.header["jobs"]:
                     self._submit(number, _latent_job(model, arrays, *rest))
             case "sequences":
-                conditions = iter(frame.arrays)
+                conditions, grammars = iter(frame.arrays), [Grammar(*raw) for raw in frame.header["grammars"]]
                 for number, raw in frame.header["jobs"]:
-                    self._submit(number, _sequence_job(raw, conditions))
+                    self._submit(number, _sequence_job(raw, conditions, grammars))
             case "cancel":
                 self._cancel(set(frame.header["jobs"]))
             case "ping":
@@ -276,11 +276,13 @@ def _latent_job(model: str, arrays: Iterator[Any], client: str, deadline: float,
     return RefineJob(model, inputs, labels, client, deadline, steps, next(arrays), next(arrays), next(arrays))
 
 
-def _sequence_job(raw: Mapping[str, Any], conditions: Iterator[Condition]) -> SequenceJob:
-    """A job as it came over the link, where tuples have become lists, dataclasses maps, and an array follows."""
+def _sequence_job(
+    raw: Mapping[str, Any], conditions: Iterator[Condition], grammars: Sequence[Grammar] = ()
+) -> SequenceJob:
+    """A job as it came over the link: tuples are lists, dataclasses maps, a grammar its place; an array follows."""
     sampling = {**raw["sampling"], "bias": tuple((token, value) for token, value in raw["sampling"]["bias"])}
     tuples = {name: tuple(raw[name]) for name in ("prompt", "stop_tokens")}
-    grammar = raw.get("grammar") and Grammar(**raw["grammar"])
+    grammar = None if raw["grammar"] is None else grammars[raw["grammar"]]
     condition = next(conditions) if raw["condition"] else None
     fields = {**raw, **tuples, "sampling": Sampling(**sampling), "grammar": grammar, "condition": condition}
     return SequenceJob(**fields)

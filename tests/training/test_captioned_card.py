@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_the_best_manner_becomes_the_network_s_own(folder):
     curve = found["card"]["evaluation"]["curve"]
     drawn = [(point["guidance"], point["temperature"]) for point in curve]
     assert drawn == [(1.0, 0.5), (1.0, 1.0), (3.0, 0.5), (3.0, 1.0)]
-    best = max(curve, key=lambda point: point["animal_found"] * point["colours_found"])
+    best = max(curve, key=lambda point: math.prod(point[name] for name in illustration.CHOOSING))
     assert found["config"]["guidance"] == checkpoint.load(folder).model.guidance == best["guidance"]
     assert found["output"]["temperature"] == best["temperature"]
     assert set(found["card"]["metrics"]) == set(illustration.METRICS)
@@ -89,7 +90,7 @@ def test_its_card_lists_the_captions_and_says_that_emoji_were_seen(folder):
     assert all(caption in text for caption in shown)
     for said in (
         "with captions that the training has seen",
-        "| guidance | temperature | animal found | colours found |",
+        "| guidance | temperature | animal found | colours found | emoji found |",
         "tiny-vq@",
     ):
         assert said in text

@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from app.engine import keeper
+from app.engine import keeper, lane, link
 from app.engine.engine import Engine, worker_configs
-from app.engine.jobs import LatentJob, ModelInfo, Sampling, SequenceJob, WorkerConfig
+from app.engine.jobs import Grammar, LatentJob, ModelInfo, Sampling, SequenceJob, WorkerConfig
 from app.engine.keeper import Patience
 from app.engine.link import FrameReader, pack
 from app.engine.terms import Terms
@@ -599,7 +599,8 @@ async def test_what_a_sequence_is_told_travels_with_it_to_every_worker(make):
     async def arrived(worker):
         frame = await worker.receive()
         conditions = iter(frame.arrays)
-        found = {number: _sequence_job(raw, conditions) for number, raw in frame.header["jobs"]}
+        grammars = [Grammar(*raw) for raw in frame.header["grammars"]]
+        found = {number: _sequence_job(raw, conditions, grammars) for number, raw in frame.header["jobs"]}
         assert next(conditions, None) is None
         return found
 
@@ -803,3 +804,74 @@ async def test_sequences_of_one_chunk_teach_no_pace(make):
         bench.worker.chunk(number, 7, finish="length")
         assert await reading == [7]
     assert text.pace == 0.01
+
+
+@pytest.mark.parametrize("grammar", [None, Grammar("regex", "x" * 60_000), Grammar("json_object")])
+async def test_what_choices_share_travels_once(make, grammar):
+    """64 choices under one grammar are one frame, not 64 copies of it."""
+    bench = await make(models=(TEXT,))
+    jobs = [
+        words(grammar=grammar),
+        *(words(grammar=Grammar("regex", "[ab]")) for _ in range(2)),
+        words(grammar=grammar),
+    ]
+    stream = bench.engine.stream(jobs)
+    frame = await bench.worker.receive()
+    grammars = [Grammar(*raw) for raw in frame.header["grammars"]]
+    assert len(grammars) == len({job.grammar for job in jobs} - {None})
+    found = [_sequence_job(raw, iter(()), grammars).grammar for _, raw in frame.header["jobs"]]
+    assert found == [job.grammar for job in jobs]
+    stream.close()
+
+
+async def test_much_that_is_sent_in_one_turn_is_several_frames(make, monkeypatch):
+    """However its bytes are spread: prompts, biases, grammars. Nothing that others wait for is lost."""
+    monkeypatch.setattr(lane, "FRAME_BYTES", 50_000)
+    bench = await make(models=(INFO, TEXT))
+    biased = Sampling(bias=tuple((token, 0.5) for token in range(300)))
+    jobs = [words(grammar=Grammar("regex", f"{i}" * 9_000)) for i in range(3)]
+    jobs += [dataclasses.replace(words(), sampling=biased) for _ in range(20)]
+    jobs += [dataclasses.replace(words(), prompt=(7,) * 5_000) for _ in range(3)]
+    streams = [bench.engine.stream([one]) for one in jobs]
+    frames = []
+    while sum(len(frame.header["jobs"]) for frame in frames) < len(jobs):
+        frames.append(await bench.worker.receive())
+    assert len(frames) > 3
+    assert all(len(pack(frame.header)[0]) < 100_000 for frame in frames)
+    for stream in streams:
+        stream.close()
+
+
+async def test_a_job_that_no_frame_can_carry_fails_alone(make, monkeypatch):
+    monkeypatch.setattr(link, "MAX_HEADER", 10_000)
+    monkeypatch.setattr(lane, "FRAME_BYTES", 1)
+    bench = await make(models=(INFO, TEXT))
+    left = bench.engine.submit(job())
+    assert await numbers_of(bench.worker)
+    left.cancel()
+    large = asyncio.ensure_future(collect(bench.engine.stream([dataclasses.replace(words(), prompt=(7,) * 20_000)])))
+    await asyncio.sleep(0)
+    good = bench.engine.submit(job())
+    with pytest.raises(ComputeFailed, match="too large to be sent"):
+        await large
+    frames = [await bench.worker.receive(), await bench.worker.receive()]
+    assert {frame.type for frame in frames} == {"cancel", "submit"}
+    (number,) = [entry[0] for frame in frames if frame.type == "submit" for entry in frame.header["jobs"]]
+    bench.worker.batch((number, 0, [3]))
+    assert (await good).item() == 3
+
+
+async def test_what_waits_for_a_worker_goes_to_the_first_that_comes_back(make):
+    """Both are down when it comes; the other one's jobs do not wait for theirs."""
+    bench = await make(workers=2)
+    futures = [bench.engine.submit(job()) for _ in range(2)]
+    first, second = bench.workers
+    held = [*await numbers_of(first), *await numbers_of(second)]
+    first.crash()
+    second.crash()
+    await eventually(lambda: len(bench.workers) >= 4)
+    back = bench.workers[-1]
+    back.ready()
+    assert sorted(await numbers_of(back)) == sorted(held)
+    back.batch(*((number, 0, [number]) for number in held))
+    assert sorted(rows.item() for rows in await asyncio.gather(*futures)) == sorted(held)

@@ -349,7 +349,7 @@ def test_a_worker_s_loop_is_woken_by_a_compiled_grammar(weights):
         )
         assert peer.receive().type == "ready"
         job = SequenceJob("text", (65,), 20, 1, GREEDY, (EOS,), grammar=Grammar("regex", "(yes|no)"))
-        peer.send({"type": "sequences", "jobs": [(1, dataclasses.asdict(job))]})
+        peer.send(fakes.frame_of(1, job))
         said, finish = [], None
         while finish is None:
             ((number, tokens, _, finish, error, refused),) = peer.receive().header["chunks"]

@@ -49,7 +49,7 @@ class Peer:
     def write(self, number, prompt, max_tokens):
         """A sequence for the model "text", its prompt given as letters."""
         job = SequenceJob("text", tuple(map(ord, prompt)), max_tokens, seed=1)
-        self.send({"type": "sequences", "jobs": [(number, dataclasses.asdict(job))]})
+        self.send(fake_sequences.frame_of(number, job))
 
     def ping(self, number):
         self.send({"type": "ping", "id": number})
@@ -450,7 +450,7 @@ def test_what_has_expired_is_dropped_silently(ready, gate):
 
 def test_sequences_expire_too(two):
     expired = SequenceJob("text", (97,), 3, seed=1, client="c", deadline=0.0)
-    two.send({"type": "sequences", "jobs": [(1, dataclasses.asdict(expired))]})
+    two.send(fake_sequences.frame_of(1, expired))
     two.write(2, "b", 1)
     assert [chunk[0] for chunk in two.receive().header["chunks"]] == [2]
 

@@ -51,7 +51,7 @@ class Process:
 
     def write(self, number, prompt):
         job = SequenceJob("text", tuple(map(ord, prompt)), 20, seed=1)
-        self.send({"type": "sequences", "jobs": [(number, dataclasses.asdict(job))]})
+        self.send(fake_sequences.frame_of(number, job))
 
     def hold(self, number, gate):
         self.submit(number, "echo", fakes.GATE)

@@ -4,6 +4,7 @@ Knows words and codes as numbers; knows neither the tokenizer nor what a code lo
 (Ho & Salimans 2022) happens here: every slot reads its codes twice, behind its caption and behind none.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class TextToImage(GPT):
     Tokens below `num_codes` are codes, the others words. A sequence is a caption of `prompt_tokens` words, padded, then
     the codes of a picture row by row. Logits are u + s (c - u), c those behind the caption and u those behind padding
     alone: 0 leaves the caption out, 1 is the plain network, more draws what the caption says at the cost of variety.
+    Beyond 1 only codes are drawn that are plausible behind the caption (Li et al. 2023, arXiv 2210.15097, section 3.2):
+    where a picture is known by heart c and u say nearly the same, and what is left of their difference is noise.
     Only codes are ever predicted: the logits of words are minus infinity.
     """
 
@@ -51,6 +54,7 @@ class TextToImage(GPT):
         layers: int = 6,
         heads: int = 8,
         guidance: float = 1.0,
+        plausible: float = 0.0,
     ) -> None:
         """Build the network.
 
@@ -63,6 +67,7 @@ class TextToImage(GPT):
             layers: number of blocks.
             heads: attention heads of a block.
             guidance: scale of slots that are told none.
+            plausible: share of the likeliest code's probability that a code needs to be drawn under guidance.
 
         Raises:
             ValueError: a size is no positive number, or one does not fit another.
@@ -73,7 +78,10 @@ class TextToImage(GPT):
             raise ValueError(f"vocab_size {vocab_size} leaves no words behind {num_codes} codes")
         if not prompt_tokens < max_length:
             raise ValueError(f"max_length {max_length} leaves no codes behind {prompt_tokens} prompt_tokens")
+        if not 0 <= plausible <= 1:
+            raise ValueError(f"plausible must be from 0 to 1, got {plausible}")
         self.num_codes, self.prompt_tokens, self.guidance = num_codes, prompt_tokens, float(guidance)
+        self.plausible = float(plausible)
         self.places = nn.Embedding(max_length, width)
         self.head = nn.Linear(width, num_codes, bias=False)
         for matrix in (self.places.weight, self.head.weight):
@@ -129,6 +137,9 @@ class TextToImage(GPT):
         """Logits of codes [2 B, K], scales [B] -> [B, V] float32."""
         told, untold = logits.float().view(-1, 2, self.num_codes).unbind(1)
         codes = torch.lerp(untold, told, scales[:, None])
+        if self.plausible:
+            least = told.amax(1, keepdim=True) + math.log(self.plausible)
+            codes = codes.masked_fill((told < least) & (scales[:, None] > 1), -torch.inf)
         return F.pad(codes, (0, self.vocab_size - self.num_codes), value=-torch.inf)
 
     def copy_slot(self, source: int, target: int, length: int, state: Guided, /) -> None:  # type: ignore[override]

@@ -156,3 +156,31 @@ def test_a_row_has_its_bits_in_any_company_that_a_gpt_s_has(precision):
 def test_sizes_have_to_fit_each_other(changes, said):
     with pytest.raises(ValueError, match=said):
         make(**changes)
+
+
+def test_under_guidance_only_plausible_codes_are_drawn(captions):
+    """Behind the caption; at a scale of 1 or less all codes are, as likelihoods are taken there."""
+    bounded, free = make(plausible=0.3), make()
+    count = len(captions)
+    for scale in (0.0, 1.0, 2.0):
+        found = []
+        for network in (bounded, free):
+            state = network.init_state(count)
+            network.condition(torch.full((count, 1), scale), [1] * count, range(count), state)
+            found.append(network.prefill(captions, [0] * count, [PROMPT] * count, range(count), state)[:, :CODES])
+        limited, whole = found
+        if scale <= 1:
+            assert torch.equal(limited, whole)
+            continue
+        likely = free(captions)[:, -1, :CODES].float().softmax(1)
+        kept = limited.isfinite()
+        assert torch.equal(kept, likely >= 0.3 * likely.amax(1, keepdim=True))
+        assert kept.any(1).all()
+        assert not kept.all()
+        assert torch.equal(limited[kept], whole[kept])
+
+
+@pytest.mark.parametrize("plausible", [-0.1, 1.1])
+def test_plausible_is_a_share(plausible):
+    with pytest.raises(ValueError, match="plausible must be from 0 to 1"):
+        make(plausible=plausible)

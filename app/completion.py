@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -19,12 +20,13 @@ from app.engine.engine import Engine
 from app.engine.jobs import Grammar, ModelInfo, Sampling, SequenceJob
 from app.engine.stream import TokenStream
 from app.engine.terms import Terms
-from app.errors import InvalidField
+from app.errors import DeadlineExceeded, InvalidField
 from app.schemas.text import MAX_CHOICES, Usage
 from app.text import Tokenizer
 
 DEFAULT_MAX_TOKENS = 128
 INLINE_LENGTH = 4096  # characters that are tokenized on the event loop
+THREADS = 2  # for longer ones, and for chat templates
 TOKENIZER_SLACK = 4  # a tokenizer may normalise text away before it cuts it into tokens
 
 Prompt: TypeAlias = str | Sequence[int] | Conversation
@@ -148,6 +150,11 @@ class Completer:
         self._engine = engine
         self._tokenizers: dict[str, Tokenizer] = {}
         self._templates: dict[str, ChatTemplate | None] = {}
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prompts")
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def prepare(self) -> None:
         """Read what belongs to the models, so that no request waits for it."""
@@ -174,12 +181,13 @@ class Completer:
         Raises:
             GenserveError: the request does not fit the model, or the engine refuses it.
         """
+        deadline = asyncio.get_running_loop().time() + terms.seconds
         info = self.text_model(ask.model)
         seed = secrets.randbelow(latents.MAX_SEED - MAX_CHOICES) if ask.seed is None else ask.seed
         _check_choices(ask, seed)
         _check_tokens(ask, info)
         tokenizer = self._tokenizer(info)
-        prompts = await self._encode_all(ask, tokenizer, info)
+        prompts = await self._encode_all(ask, tokenizer, info, deadline)
         jobs = [
             _job(ask, info, ids, seed + place * ask.n + j) for place, ids in enumerate(prompts) for j in range(ask.n)
         ]
@@ -187,15 +195,27 @@ class Completer:
             Choice(index, job, tokenizer, ask.stops, echo=ask.echo, continues=_continues(ask.prompts[index // ask.n]))
             for index, job in enumerate(jobs)
         ]
-        return Completion(info, seed, ask.n, choices, self._engine.stream(jobs, terms))
+        return Completion(info, seed, ask.n, choices, self._engine.stream(jobs, terms.left(deadline)))
 
-    async def _encode_all(self, ask: Ask, tokenizer: Tokenizer, info: ModelInfo) -> list[tuple[int, ...]]:
+    async def _encode_all(
+        self, ask: Ask, tokenizer: Tokenizer, info: ModelInfo, deadline: float
+    ) -> list[tuple[int, ...]]:
+        """The ids of each prompt; of what is long in a thread, where nothing is begun once the time is over.
+
+        Raises:
+            DeadlineExceeded: they were not there by then.
+        """
+
         def encode_all() -> list[tuple[int, ...]]:
             return [self._encode(prompt, tokenizer, info) for prompt in ask.prompts]
 
         if ask.prompt_field == "prompt" and sum(len(prompt) for prompt in ask.prompts) <= INLINE_LENGTH:
             return encode_all()
-        return await asyncio.to_thread(encode_all)  # long enough to hold up other requests
+        try:  # long enough to hold up other requests
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, encode_all)
+        except TimeoutError:
+            raise DeadlineExceeded("the prompt was not read in time") from None
 
     def _encode(self, prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
         """A prompt's ids; an empty text begins where texts begin, or after the token that ends them.

@@ -144,6 +144,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await engine.stop()
         service.close()
+        app.state.completer.close()
 
 
 def _base_config(settings: Settings) -> WorkerConfig:

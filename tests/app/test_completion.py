@@ -1,6 +1,7 @@
 """Prompts to sequences and chunks to text, with an engine that the test plays itself."""
 
 import dataclasses
+import threading
 
 import pytest
 
@@ -8,7 +9,8 @@ from app.chat import Conversation, Turn
 from app.completion import DEFAULT_MAX_TOKENS, Ask, Completer
 from app.engine.jobs import Chunk, Grammar, Logprob, ModelInfo, Sampling
 from app.engine.stream import TokenStream
-from app.errors import GenserveError, InvalidField
+from app.engine.terms import Terms
+from app.errors import DeadlineExceeded, GenserveError, InvalidField
 from app.latents import MAX_SEED
 from app.schemas.text import MAX_CHOICES
 from tests import fake_sequences as fakes
@@ -28,7 +30,7 @@ class PlayedEngine:
         self.left += 1
 
     def stream(self, jobs, terms):
-        self.jobs = jobs
+        self.jobs, self.terms = jobs, terms
         self.made = TokenStream(len(jobs), self.given_up.append, self.leave)
         return self.made
 
@@ -336,6 +338,23 @@ async def test_messages_become_the_prompt(engine, tmp_path):
     await chat("the", "a<|endoftext|>")
     plain = tuple(b"<|endoftext|>")
     assert engine.jobs[0].prompt == (fakes.THE, fakes.EOS, 97, *plain, fakes.EOS, fakes.EOS), "and no start tokens"
+
+
+async def test_reading_a_prompt_takes_of_the_request_s_time(engine, tmp_path, monkeypatch):
+    """It has one deadline; and what is read for nobody any more is not submitted."""
+    completer, _ = chatting(engine, tmp_path)
+    ask = Ask(None, [talk("a")], 1, 5, 0, Sampling())
+    await completer.begin(ask, Terms(seconds=50.0))
+    assert engine.terms.seconds < engine.terms.given == 50.0
+    engine.jobs, release, encode = None, threading.Event(), Completer._encode
+    monkeypatch.setattr(Completer, "_encode", lambda *given: release.wait() and encode(*given))
+    try:
+        with pytest.raises(DeadlineExceeded, match="the prompt was not read in time"):
+            await completer.begin(ask, Terms(seconds=0.01))
+        assert engine.jobs is None
+    finally:
+        release.set()
+        completer.close()
 
 
 async def test_a_template_is_read_once(engine, tmp_path):

@@ -12,9 +12,9 @@ from pathlib import Path
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
+from app.fallback import BYTE_TOKEN, LETTER, ByteDetokenizer, falls_back
+
 INCOMPLETE = "\ufffd"  # what a decoder puts where bytes do not make a character
-LETTER = "a"  # decoders that take the space off the beginning of a text see this one before it
-BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names a byte
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -48,6 +48,7 @@ class Tokenizer:
         self._letter = self._tokenizer.encode(LETTER, add_special_tokens=False).ids[-1:]
         self._said = len(self._text(self._letter))
         self._names: dict[int, str] = {}
+        self._falls_back = falls_back(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; what looks like a special token is text like any other."""
@@ -71,8 +72,12 @@ class Tokenizer:
         return tokenizers.Tokenizer.from_str(json.dumps(fields))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text; bytes that make no character become U+FFFD."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Ids to text; bytes that make no character become U+FFFD, as in a stream of the same ids."""
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        if not self._falls_back or INCOMPLETE not in text:
+            return text
+        stream = self.stream()
+        return stream.push(*ids) + stream.finish()
 
     def token(self, token: int) -> str:
         """A name for one token: its text, or its bytes in hexadecimal when it is only a part of a character."""
@@ -102,13 +107,15 @@ class Tokenizer:
             return bytes.fromhex(byte[1])
         return bytes(BYTES[letter] for letter in name) if name and BYTES.keys() >= set(name) else None
 
-    def stream(self, *, within: bool = False) -> "Detokenizer":
+    def stream(self, *, within: bool = False) -> "Detokenizer | ByteDetokenizer":
         """A detokenizer for one sequence; `within` a text, which may go on with a space."""
+        if self._falls_back:
+            return ByteDetokenizer(self._tokenizer, self.specials, [LETTER] if within else [])
         return Detokenizer(self._tokenizer, self._letter if within else [])
 
 
 class Detokenizer:
-    """Ids to text as they come, in whole characters."""
+    """Ids to text as they come, in whole characters; not for byte fallback, which `ByteDetokenizer` is for."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, before: Sequence[int] = ()) -> None:
         """Text that follows the ids `before`, which are not part of it."""

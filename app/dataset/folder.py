@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from app.dataset import archive, manifest
+from app.dataset import archive, disk, manifest
 from app.dataset.errors import DiskFailed, WrongFolder
 from app.dataset.plan import Part, Plan
 
@@ -38,7 +38,7 @@ class Folder:
         """
         with naming(self.path):
             self._look()
-            self._parts.mkdir(parents=True, exist_ok=True)
+            disk.make(self._parts)
             try:
                 self._lock()
                 if not self._look():
@@ -111,16 +111,17 @@ class Folder:
 
     @contextlib.contextmanager
     def making(self, place: Path) -> Iterator[IO[bytes]]:
-        """A file that gets its name when it is whole and on the disk."""
+        """A file that gets its name when it is whole and on the disk; then the name is kept, too."""
         temporary = self._parts / f"{place.name}.tmp"
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(place)
+        disk.keep_names(place.parent)
 
     def finish(self, sums: manifest.Sums) -> None:
-        """Say that the set is complete.
+        """Say that the set is complete: all of it is on the disk, for what it was made of is taken away after this.
 
         Raises:
             DiskFailed: the system does not write the manifest.

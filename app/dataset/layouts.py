@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from app.dataset import archive
+from app.dataset import archive, disk
 from app.dataset.errors import DiskFailed
 from app.dataset.folder import Folder, naming
 from app.dataset.manifest import Sums
@@ -28,7 +28,7 @@ REMEDY = "take the whole set away, and the same command makes it anew"
 
 
 def write(folder: Folder) -> Sums:
-    """Lay the pictures out as the plan says.
+    """Lay the pictures out as the plan says; on return they are on the disk.
 
     Raises:
         DiskFailed: the system refuses, or a part is no longer sound.
@@ -89,7 +89,10 @@ def _write_png(folder: Folder) -> Sums:
             for seed, content in zip(part.seeds, folder.pictures(part), strict=True):
                 (place / plan.file(seed)).write_bytes(content)
                 found.update(content)
+        disk.keep(place / plan.file(seed) for seed in plan.seeds(category))
+        disk.keep_names(place)
         sums.append(found.hexdigest())
+    disk.keep_names(folder.path)
     return Sums(sums)
 
 

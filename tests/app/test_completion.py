@@ -1,6 +1,7 @@
 """Prompts to sequences and chunks to text, with an engine that the test plays itself."""
 
 import dataclasses
+import itertools
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from app.engine.terms import Terms
 from app.errors import DeadlineExceeded, GenserveError, InvalidField
 from app.latents import MAX_SEED
 from app.schemas.text import MAX_CHOICES
+from tests import byte_pieces
 from tests import fake_sequences as fakes
 
 
@@ -310,6 +312,35 @@ async def test_the_end_of_text_has_a_name_and_no_length(engine):
     (piece,) = await completion.whole()
     assert piece.text == "a"
     assert [(s.token, s.offset) for s in piece.scored] == [(fakes.END_OF_TEXT, 0), ("a", 0)]
+
+
+@pytest.fixture
+def falling_back(engine, tmp_path):
+    path = tmp_path / "pieces.json"
+    path.write_bytes(byte_pieces.tokenizer_file())
+    engine.info = dataclasses.replace(engine.info, vocab_size=len(byte_pieces.TOKENS), tokenizer=str(path))
+    return engine
+
+
+STRAY = byte_pieces.ids("<0x0A>", "<0xE2>", "x", "\u2581the")
+
+
+@pytest.mark.parametrize("fields", [{}, {"stops": ("never",)}])
+@pytest.mark.parametrize("cuts", [(0, 4, 4), (0, 1, 4), (0, 2, 4), (1, 2, 3)])
+async def test_bytes_that_make_no_character_say_the_same_however_ticks_cut_them(falling_back, fields, cuts):
+    completion = await begin(falling_back, [STRAY[-1:]], **fields)
+    for start, end in itertools.pairwise([0, *cuts]):
+        falling_back.put(0, STRAY[start:end])
+    falling_back.put(0, STRAY[cuts[-1] :], "length")
+    assert "".join([piece.text async for piece in completion.pieces()]) == "\n\ufffdx the"
+
+
+async def test_an_echoed_prompt_with_bytes_that_make_no_character_is_scored(falling_back):
+    completion = await begin(falling_back, [STRAY], max_tokens=0, echo=True, sampling=Sampling(logprobs=0))
+    falling_back.put(0, STRAY[1:], "length", [Logprob(-1.0)] * 3)
+    (piece,) = await completion.whole()
+    assert piece.text == "\n\ufffdx the"
+    assert [(s.token, s.offset) for s in piece.scored] == [("\n", 0), ("bytes:\\xe2", 1), ("x", 1), (" the", 3)]
 
 
 async def test_what_json_has_no_words_for(engine):

@@ -1,10 +1,14 @@
 """Text comes in whole characters, ends before its stop string, and a prompt is only ever text."""
 
+import itertools
+
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.text import StopStrings, Tokenizer
+from tests import byte_pieces
 from tests import fake_sequences as fakes
 
 
@@ -86,6 +90,78 @@ tricky = st.sampled_from([0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80, 
 def test_pieces_add_up_to_the_whole(tokenizer, ids):
     pieces, rest = streamed(tokenizer, ids)
     assert "".join(pieces) + rest == tokenizer.decode(ids)
+
+
+# byte fallback
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["prefix", "no-prefix"])
+def pieces(request, tmp_path_factory):
+    """A tokenizer of SentencePiece's kind, the library's own of the same file, and whether texts begin with a space."""
+    path = tmp_path_factory.mktemp("pieces") / "tokenizer.json"
+    path.write_bytes(byte_pieces.tokenizer_file(prefix=request.param))
+    return Tokenizer(path), tokenizers.Tokenizer.from_file(str(path)), request.param
+
+
+def by_rule(ids, strips):
+    """The text of ids by definition, and whether its bytes make characters."""
+    names = [byte_pieces.TOKENS[token] for token in ids if byte_pieces.TOKENS[token] not in byte_pieces.SPECIALS]
+    text, sound = "", True
+    for bytes_, run in itertools.groupby(names, byte_pieces.BYTES.__contains__):
+        said = list(run)
+        raw = bytes(map(byte_pieces.BYTES.index, said)) if bytes_ else "".join(said).replace("\u2581", " ").encode()
+        text += raw.decode(errors="replace")
+        sound &= not bytes_ or raw == raw.decode(errors="replace").encode()
+    return text.removeprefix(" ") if strips else text, sound
+
+
+spelled = st.text("é€😀\u2581 \ufffdx", max_size=3).map(lambda text: [byte_pieces.byte(b) for b in text.encode()])
+single = st.integers(0, len(byte_pieces.TOKENS) - 1) | st.sampled_from(byte_pieces.SPEAKING)
+sound_runs = st.lists(spelled | st.sampled_from(byte_pieces.SPEAKING).map(lambda token: [token]), max_size=12)
+rows = st.lists(spelled | single.map(lambda token: [token]), max_size=20)
+
+
+@given(rows | sound_runs, st.lists(st.integers(0, 60), max_size=10), st.booleans())
+@example([byte_pieces.ids("<0x0A>"), byte_pieces.ids("<0xE2>", "x")], [1], False)
+@example([byte_pieces.ids("<0xE2>", "</s>", "<0x82>", "<0xAC>")], [2], False)  # no text comes between those bytes
+@example([byte_pieces.ids("<0x20>", "<0x20>", "\u2581the")], [1, 2], False)
+@example([byte_pieces.ids("", "\u2581", "\u2581the")], [1], False)
+@example([byte_pieces.ids("<0xE2>", "<0x96>", "<0x81>")], [], False)  # a character, no space
+def test_a_text_follows_from_its_tokens_however_they_are_cut(pieces, runs, cuts, within):
+    tokenizer, library, prefix = pieces
+    ids = [token for run in runs for token in run]
+    places = sorted({0, *(min(cut, len(ids)) for cut in cuts), len(ids)})
+    stream = tokenizer.stream(within=within)
+    text = "".join(stream.push(*ids[start:end]) for start, end in itertools.pairwise(places)) + stream.finish()
+    wanted, sound = by_rule(ids, strips=prefix and not within)
+    assert text == wanted
+    if sound:
+        before = byte_pieces.ids("x") if within else []
+        assert text == library.decode(before + ids)[len(before) :]
+    if not within:
+        assert text == tokenizer.decode(ids)
+
+
+@given(st.text("ab the€😀é\u2581\n"))
+def test_characters_in_bytes_are_held_back_until_they_are_whole(pieces, text):
+    ids = [byte_pieces.byte(b) for b in text.encode()]
+    stream = pieces[0].stream(within=True)
+    shown = [stream.push(token) for token in ids]
+    assert [piece for piece in shown if piece] == list(text)
+    assert stream.finish() == ""
+
+
+def test_a_text_that_goes_on_may_begin_with_a_space_and_one_that_begins_does_not(pieces):
+    tokenizer, _, prefix = pieces
+    begun, within = tokenizer.stream(), tokenizer.stream(within=True)
+    said = [[stream.push(token) for token in byte_pieces.ids("\u2581", "\u2581the")] for stream in (begun, within)]
+    assert said == [["" if prefix else " ", " the"], [" ", " the"]]
+
+
+def test_an_incomplete_character_of_bytes_at_the_end(pieces):
+    stream = pieces[0].stream()
+    assert [stream.push(token) for token in byte_pieces.ids("x", "<0xF0>", "<0x9F>")] == ["x", "", ""]
+    assert (stream.finish(), stream.finish()) == ("\ufffd", "")
 
 
 # stop strings

@@ -21,19 +21,17 @@ from training.data import parse_idx
 
 # Sends itself a signal at the n-th step that the disk would see.
 DYING = """
-import os, shutil, signal, sys
+import itertools, os, shutil, signal, sys
 from pathlib import Path
 from app.dataset import command
 from tests.app.dataset import told
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background begin with it ignored
-left, number, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+steps, last, number, arguments = itertools.count(1), int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 
 def dying(call):
     def step(*given, **named):
-        global left
-        left -= 1
-        if left == 0:
+        if next(steps) == last:
             os.kill(os.getpid(), number)
         return call(*given, **named)
     return step
@@ -96,8 +94,8 @@ def test_no_two_pictures_share_a_latent(run, tmp_path):
 @pytest.mark.parametrize(
     ("layout", "steps"),
     [  # of the folder's first step; of parts; of the files of the set; of the manifest; of clearing up
-        ("png", (1, 9, 300, 703)),
-        ("idx", (2, 30, 16, 3)),
+        ("png", (1, 9, 300, 1415)),
+        ("idx", (2, 30, 38, 8)),
     ],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bytes(server, run, tmp_path, layout, steps):

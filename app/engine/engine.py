@@ -528,9 +528,9 @@ def _model_info(raw: Mapping[str, Any]) -> ModelInfo:
 
 def _chunk(raw: Sequence[Any]) -> Chunk:
     """A chunk as it came over the link."""
-    job, tokens, logprobs, finish, error, refused = raw
+    job, tokens, logprobs, finish, error, refused, busy = raw
     scored = tuple(Logprob(logprob, tuple((token, value) for token, value in top)) for logprob, top in logprobs)
-    return Chunk(job, tuple(tokens), scored, finish, error, refused)
+    return Chunk(job, tuple(tokens), scored, finish, error, refused, busy)
 
 
 def worker_configs(base: WorkerConfig, devices: Sequence[str], cores: int) -> list[WorkerConfig]:

@@ -227,6 +227,7 @@ class Chunk:
         finish: "stop" (a stop token) or "length"; None while it goes on.
         error: why the sequence failed; None while all is well.
         refused: what is wrong with the job's grammar, when it is that.
+        busy: nothing is wrong with it: too many others are being compiled, which `refused` says.
     """
 
     job: int
@@ -235,6 +236,7 @@ class Chunk:
     finish: Literal["stop", "length"] | None = None
     error: str | None = None
     refused: str | None = None
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ import asyncio
 from collections.abc import Callable
 
 from app.engine.jobs import Chunk
-from app.errors import ComputeFailed, InvalidField
+from app.errors import ComputeFailed, InvalidField, Overloaded
+
+COMPILE_SECONDS = 2.0  # a guess for Retry-After: what the slowest grammar takes; most take a hundredth of it
 
 
 class TokenStream:
@@ -56,6 +58,7 @@ class TokenStream:
 
         Raises:
             ComputeFailed: the model failed on a sequence.
+            Overloaded: too many grammars are being compiled for this one to wait too.
             InvalidField: the worker refuses the grammar, which the field is called.
             WorkerDied, Draining: the worker ended.
         """
@@ -72,6 +75,8 @@ class TokenStream:
                 raise ComputeFailed(chunk.error)
             if chunk.refused is not None:
                 self._cancel_all()
+                if chunk.busy:
+                    raise Overloaded(chunk.refused, retry_after=COMPILE_SECONDS)
                 raise InvalidField(f"grammar: {chunk.refused}", field="grammar")
             if chunk.finish is not None:
                 self._open.discard(index)

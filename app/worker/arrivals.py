@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 
 from app.engine.jobs import Chunk
 from app.worker.constraint import Constraint
-from app.worker.grammars import GrammarRefused, Grammars, Matcher
+from app.worker.grammars import GrammarRefused, Grammars, GrammarsBusy, Matcher
 from app.worker.progress import Progress
 from app.worker.slot_queue import SlotQueue
 
@@ -73,6 +73,8 @@ class Arrivals:
     def _take_compiled(self, sequence: Progress, future: "Future[Matcher]") -> None:
         try:
             sequence.constraint = Constraint(future.result(), sequence.job.stop_tokens)
+        except GrammarsBusy as refusal:
+            self._ended.append(Chunk(sequence.number, (), refused=str(refusal), busy=True))
         except (GrammarRefused, CancelledError) as refusal:
             self._ended.append(Chunk(sequence.number, (), refused=str(refusal)))
         else:

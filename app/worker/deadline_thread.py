@@ -26,13 +26,20 @@ class _Task(Generic[T]):
     work: Callable[[], T]
     overdue: Callable[[str], object]
     future: Future[T] = field(default_factory=Future)
+    settled: bool = False  # the future has an outcome, or is just given one
 
 
 class DeadlineThread(Generic[T]):
     """Calls one function after another in a daemon thread, which starts with the first."""
 
     def __init__(
-        self, name: str, seconds: float, queue: int, hanging: int, refused: Callable[[str], Exception]
+        self,
+        name: str,
+        seconds: float,
+        queue: int,
+        hanging: int,
+        refused: Callable[[str], Exception],
+        late: Callable[[str], Exception],
     ) -> None:
         """Start nothing yet.
 
@@ -41,9 +48,11 @@ class DeadlineThread(Generic[T]):
             seconds: that one call may take.
             queue: calls that may wait.
             hanging: threads that may hang before all calls are refused.
-            refused: makes the exception of a future whose call was refused.
+            refused: makes the exception of a future whose call was refused: nothing is wrong with it.
+            late: makes the exception of a future whose call took too long.
         """
         self._name, self._seconds, self._queue, self._hanging, self._refused = name, seconds, queue, hanging, refused
+        self._late = late
         self._waiting = deque[_Task[T]]()
         self._changed = threading.Condition()  # guards all that follows, and what waits
         self._thread: threading.Thread | None = None  # the one that takes what waits
@@ -51,7 +60,7 @@ class DeadlineThread(Generic[T]):
         self._open = True
 
     def submit(self, work: Callable[[], T], overdue: Callable[[str], object] = lambda _: None) -> Future[T]:
-        """Have `work` called; the future fails with its exception, or with a refusal.
+        """Have `work` called; the future fails with its exception, or with a refusal. A cancelled one takes no place.
 
         `overdue` is told the reason, before the future fails, when the work takes too long.
         """
@@ -78,6 +87,8 @@ class DeadlineThread(Generic[T]):
             return "closed"
         if self._hung >= self._hanging:
             return "too many are overdue"
+        if len(self._waiting) >= self._queue:
+            self._waiting = deque(task for task in self._waiting if not task.future.cancelled())
         return "too many are waiting" if len(self._waiting) >= self._queue else None
 
     def _succeed(self) -> None:
@@ -122,19 +133,20 @@ class DeadlineThread(Generic[T]):
             self._settle(task, None, result)
 
     def _settle(self, task: _Task[T], error: BaseException | None, result: T | None = None) -> None:
-        """Give a future its outcome, unless it has one."""
+        """Give a future its outcome, unless it has one; what its callbacks do needs no lock of ours."""
         with self._changed:
-            if task.future.done():
+            if task.settled:
                 return
-            if error is not None:
-                task.future.set_exception(error)
-            else:
-                task.future.set_result(result)  # type: ignore[arg-type]  # T itself may be optional
+            task.settled = True
+        if error is not None:
+            task.future.set_exception(error)
+        else:
+            task.future.set_result(result)  # type: ignore[arg-type]  # T itself may be optional
 
     def _give_up(self, task: _Task[T], thread: threading.Thread) -> None:
         """The deadline of a task has passed."""
         with self._changed:
-            if task.future.done() or self._thread is not thread:
+            if task.settled or self._thread is not thread:
                 return
             self._thread = None
             self._hung += 1
@@ -143,7 +155,7 @@ class DeadlineThread(Generic[T]):
         _step_back(thread)
         reason = f"not done within {self._seconds:g} seconds"
         task.overdue(reason)
-        self._settle(task, self._refused(reason))
+        self._settle(task, self._late(reason))
         if exhausted:
             self._flush("too many are overdue")
 

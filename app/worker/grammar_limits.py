@@ -22,9 +22,16 @@ MAX_STRING = 4096  # characters of one that a text must hold: all of it is looke
 MAX_MULTIPLES = 10_000  # the sum of all multipleOf, decimal points aside: each takes an automaton of so many states
 OPTIONS = "x-guidance"  # a schema's own options of the compiler: how whitespace is treated is not for clients to say
 
+# As the compiler's library reads them, so that nothing hides from the limits.
+_ESCAPE = r"\\(?:[pPxuU]\{[^}]*\}|.)"
+_SET = r"\[\^?(?:\]|-+)?"  # a first bracket and first hyphens are members
+_MEMBER = re.compile(  # of a set: one within it, its end, an operator, a range that may end with a bracket, a character
+    rf"(?P<set>{_SET})|(?P<end>\])|&&|--|~~|(?:{_ESCAPE}|.)-(?=[^\]-])(?:{_ESCAPE}|.)|{_ESCAPE}|.", re.DOTALL
+)
 _ATOM = re.compile(
-    r"(?P<escape>\\(?:[pPx]\{[^}]*\}|.))|(?P<set>\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\])"
-    r"|(?P<open>\((?:\?(?:P?<\w+>|[a-zA-Z-]*:?))?)|(?P<close>\))|(?P<count>\{(?P<low>\d+)(?P<comma>,)?(?P<high>\d*)\})"
+    rf"(?P<escape>{_ESCAPE})|(?P<set>{_SET})"
+    r"|(?P<open>\((?:\?(?:P?<[^>]*>|(?P<flags>[a-zA-Z-]*):?))?)|(?P<close>\))"  # a name may hold brackets
+    r"|\{(?P<count>[\s\d,]*)\}"  # spaces in a count are no part of it
     r"|(?P<other>.)",
     re.DOTALL,
 )
@@ -40,6 +47,15 @@ def checked(grammar: Grammar) -> str:
         _check_pattern(grammar.text)
         return grammar.text
     return json.dumps(_schema(grammar.text) if grammar.kind == "json_schema" else {"type": "object"})
+
+
+def size(grammar: Grammar) -> int:
+    """Characters of a grammar within the limits, counted repetitions written out; its memory grows with them."""
+    if grammar.kind == "regex":
+        return max(len(grammar.text), _written_out(grammar.text))
+    members = _members(_schema(grammar.text) if grammar.kind == "json_schema" else {})
+    patterns = (pattern for _, key, value in members for pattern in _patterns(key, value))
+    return len(grammar.text) + sum(map(_written_out, patterns))
 
 
 def _schema(text: str) -> dict[str, Any]:
@@ -98,13 +114,17 @@ def _members(schema: dict[str, Any]) -> Iterator[tuple[int, str, Any]]:
 
 def _check_strings(key: str, value: Any) -> None:
     """Refuse strings that cost more than their length; a property may be called like one of these keywords."""
-    if key == "pattern" and isinstance(value, str):
-        _check_pattern(value)
-    if key == "patternProperties" and isinstance(value, dict):
-        for pattern in value:
-            _check_pattern(pattern)
+    for pattern in _patterns(key, value):
+        _check_pattern(pattern)
     if key in ("const", "") and isinstance(value, str) and len(value) > MAX_STRING:
         raise ValueError(f"a string of more than {MAX_STRING} characters")
+
+
+def _patterns(key: str, value: Any) -> list[str]:
+    """The regular expressions that a member of a schema holds itself."""
+    if key == "pattern" and isinstance(value, str):
+        return [value]
+    return list(value) if key == "patternProperties" and isinstance(value, dict) else []
 
 
 def _states(multiple: float) -> int:
@@ -118,8 +138,35 @@ def _states(multiple: float) -> int:
 def _check_pattern(pattern: str) -> None:
     if len(pattern) > MAX_PATTERN:
         raise ValueError(f"a pattern of more than {MAX_PATTERN} characters")
+    _check_flags(pattern)
     if _written_out(pattern) > MAX_REPEATED:
         raise ValueError(f"a pattern whose repetitions come to more than {MAX_REPEATED} characters")
+
+
+def _check_flags(pattern: str) -> None:
+    """Refuse verbose mode, in which spaces and comments hide what is repeated; to switch it off is nothing."""
+    for atom in _atoms(pattern):
+        if "x" in (atom["flags"] or "").partition("-")[0]:
+            place = f"at position {atom.start()} of the expression"
+            raise ValueError(f"the flag x (verbose mode) is not supported: {place}")
+
+
+def _atoms(pattern: str) -> Iterator[re.Match[str]]:
+    """The parts of a pattern; of a set of characters its beginning, in place of all of it."""
+    position = 0
+    while (atom := _ATOM.match(pattern, position)) is not None:
+        position = _set_end(pattern, atom.end()) if atom["set"] else atom.end()
+        yield atom
+
+
+def _set_end(pattern: str, start: int) -> int:
+    """Where a set ends that has begun before `start`; sets may lie within each other."""
+    depth = 1
+    for member in _MEMBER.finditer(pattern, start):
+        depth += bool(member["set"]) - bool(member["end"])
+        if depth == 0:
+            return member.end()
+    return len(pattern)
 
 
 def _written_out(pattern: str) -> int:
@@ -128,15 +175,15 @@ def _written_out(pattern: str) -> int:
     Whether it is well-formed is for the compiler to say.
     """
     sizes, last = [0], 0  # of the groups that are open, and what a count that follows multiplies
-    for atom in _ATOM.finditer(pattern):
+    for atom in _atoms(pattern):
         if atom["open"]:
             sizes.append(0)
             last = 0
         elif atom["close"] and len(sizes) > 1:
             last = sizes.pop()
             sizes[-1] += last
-        elif atom["count"]:
-            times = max(1, int(atom["high"] or atom["low"]))
+        elif atom["count"] is not None:
+            times = max([1, *map(int, re.findall(r"\d+", atom["count"]))])
             sizes[-1] += last * (times - 1)
             last *= times
         elif atom["other"] not in ("*", "+", "?"):  # these repeat what is there, and a further count repeats that

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from app import heap
 from app.engine.jobs import Grammar
 from app.worker.deadline_thread import DeadlineThread
-from app.worker.grammar_limits import checked
+from app.worker.grammar_limits import checked, size
+from app.worker.joint_calls import JointCalls
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -33,7 +34,7 @@ COMPILE_SECONDS = 10.0  # the slowest grammar within the limits takes one or two
 MAX_WAITING = 64  # grammars
 MAX_HANGING = 2  # threads
 MAX_KEPT = 64  # compiled grammars
-MAX_KEPT_TEXT = 1 << 19  # characters of them: a compiled schema takes some 200 bytes for each
+MAX_KEPT_SIZE = 1 << 19  # characters of them, repetitions written out: each takes some 200 to 450 bytes compiled
 MAX_MESSAGE = 200  # characters
 LEXER_STATES = 20_000  # a kilobyte or two each
 ROW_ITEMS = 10_000  # places in the grammar at once: an object takes four for each property that may be left out
@@ -70,6 +71,10 @@ log = logging.getLogger("genserve.worker")
 
 class GrammarRefused(Exception):
     """A grammar that is wrong, unsupported, too large or too slow; the message is one short line for the client."""
+
+
+class GrammarsBusy(Exception):
+    """A grammar that was not compiled because of others; nothing is known to be wrong with it."""
 
 
 class Matcher:
@@ -130,6 +135,9 @@ class Matcher:
             raise GrammarRefused(NOTHING_FITS)
 
 
+Outcome: TypeAlias = Matcher | GrammarRefused  # of compiling a grammar
+
+
 class Grammars:
     """The grammars of one model's texts, compiled in a thread of their own and kept for the next request."""
 
@@ -142,23 +150,23 @@ class Grammars:
             stop_tokens: ids that end a text.
         """
         self._path, self._vocab_size, self._stops = tokenizer, vocab_size, tuple(stop_tokens)
-        self._thread = DeadlineThread[Matcher](
-            "genserve-grammars", COMPILE_SECONDS, MAX_WAITING, MAX_HANGING, _not_compiled
+        self._thread = DeadlineThread[Outcome](
+            "genserve-grammars", COMPILE_SECONDS, MAX_WAITING, MAX_HANGING, _busy, _not_compiled
         )
+        self._joint = JointCalls[Grammar, Outcome, Matcher](self._begin)
         self._lock = threading.Lock()  # guards what is kept
-        self._kept = OrderedDict[Grammar, Matcher | GrammarRefused]()
-        self._kept_text = 0
+        self._kept = OrderedDict[Grammar, tuple[Outcome, int]]()  # with its size
+        self._kept_size = 0
         self._tokenizer: LLTokenizer | None = None
 
     def compile(self, grammar: Grammar) -> Future[Matcher]:
         """A matcher at the beginning of a text; at once when the grammar is known, refused and overdue ones among them.
 
-        The future fails with GrammarRefused. A cancelled one costs nothing unless its turn has come.
+        The future fails with GrammarRefused, or with GrammarsBusy. However many wait for a grammar, it is compiled
+        once; cancelled by all of them, it costs nothing unless its turn has come.
         """
         if (kept := self._find(grammar)) is None:
-            return self._thread.submit(
-                lambda: self._matcher(grammar), lambda reason: self._keep(grammar, _not_compiled(reason), late=False)
-            )
+            return self._joint.join(grammar, lambda: self._submit(grammar))
         future = Future[Matcher]()
         try:
             future.set_result(self._begin(kept))
@@ -174,19 +182,25 @@ class Grammars:
         """Refuse whatever waits or comes, and let the thread end; matchers go on."""
         self._thread.close()
 
-    def _matcher(self, grammar: Grammar) -> Matcher:
-        """Compiled, unless another request for the same grammar was before this one in the queue."""
-        kept = self._find(grammar)
-        return self._begin(self._keep(grammar, self._outcome(grammar)) if kept is None else kept)
+    def _submit(self, grammar: Grammar) -> Future[Outcome]:
+        def overdue(reason: str) -> None:
+            self._keep(grammar, _not_compiled(reason), late=False)
 
-    def _begin(self, kept: Matcher | GrammarRefused) -> Matcher:
+        return self._thread.submit(lambda: self._known(grammar), overdue)
+
+    def _known(self, grammar: Grammar) -> Outcome:
+        """Compiled, unless that was done in the moment when it was asked for."""
+        kept = self._find(grammar)
+        return self._keep(grammar, self._outcome(grammar)) if kept is None else kept
+
+    def _begin(self, kept: Outcome) -> Matcher:
         """A text of a grammar that was compiled or refused."""
         if isinstance(kept, GrammarRefused):
             raise GrammarRefused(str(kept))  # a new one: a kept one would gather its raisers' frames
         with self._lock:  # two threads must not look at one parser
             return kept.copy()
 
-    def _outcome(self, grammar: Grammar) -> Matcher | GrammarRefused:
+    def _outcome(self, grammar: Grammar) -> Outcome:
         try:
             return self._compiled(grammar)
         except (GrammarRefused, ValueError) as error:
@@ -229,26 +243,28 @@ class Grammars:
                 raise GrammarRefused("this model's tokenizer does not allow for grammars") from error
         return self._tokenizer
 
-    def _find(self, grammar: Grammar) -> Matcher | GrammarRefused | None:
+    def _find(self, grammar: Grammar) -> Outcome | None:
         with self._lock:
-            if grammar in self._kept:
-                self._kept.move_to_end(grammar)
-            return self._kept.get(grammar)
+            if grammar not in self._kept:
+                return None
+            self._kept.move_to_end(grammar)
+            return self._kept[grammar][0]
 
-    def _keep(
-        self, grammar: Grammar, outcome: Matcher | GrammarRefused, *, late: bool = True
-    ) -> Matcher | GrammarRefused:
-        """Keep what came of a grammar, and forget what has not been asked for longest; one too long is not kept.
+    def _keep(self, grammar: Grammar, outcome: Outcome, *, late: bool = True) -> Outcome:
+        """Keep what came of a grammar, and forget what has not been asked for longest; one too large is not kept.
 
         What was overdue may yet be compiled, which counts then: `late` outcomes replace what is kept.
         """
+        takes = size(grammar) if isinstance(outcome, Matcher) else len(grammar.text)
         with self._lock:
-            if (late or grammar not in self._kept) and len(grammar.text) <= MAX_KEPT_TEXT:
-                self._kept_text += 0 if grammar in self._kept else len(grammar.text)
-                self._kept[grammar] = outcome
-            while len(self._kept) > MAX_KEPT or self._kept_text > MAX_KEPT_TEXT:
-                forgotten, _ = self._kept.popitem(last=False)
-                self._kept_text -= len(forgotten.text)
+            if late or grammar not in self._kept:
+                self._kept_size -= self._kept.pop(grammar, (outcome, 0))[1]
+                if takes <= MAX_KEPT_SIZE:
+                    self._kept[grammar] = outcome, takes
+                    self._kept_size += takes
+            while len(self._kept) > MAX_KEPT or self._kept_size > MAX_KEPT_SIZE:
+                _, (_, freed) = self._kept.popitem(last=False)
+                self._kept_size -= freed
         return outcome
 
 
@@ -261,6 +277,10 @@ def _limits() -> "LLParserLimits":
 
 def _not_compiled(reason: str) -> GrammarRefused:
     return GrammarRefused(f"the grammar was not compiled: {reason}")
+
+
+def _busy(reason: str) -> GrammarsBusy:
+    return GrammarsBusy(f"the grammar was not compiled: {reason}")
 
 
 def _plain(error: str) -> str:

@@ -50,4 +50,4 @@ class SequenceResult:
 
 def _as_message(chunk: Chunk) -> tuple[Any, ...]:
     logprobs = [(logprob.logprob, logprob.top) for logprob in chunk.logprobs]
-    return chunk.job, chunk.tokens, logprobs, chunk.finish, chunk.error, chunk.refused
+    return chunk.job, chunk.tokens, logprobs, chunk.finish, chunk.error, chunk.refused, chunk.busy

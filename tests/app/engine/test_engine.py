@@ -17,6 +17,7 @@ from app.errors import (
     ComputeFailed,
     DeadlineExceeded,
     Draining,
+    InvalidField,
     KillsWorker,
     ModelNotFound,
     NotReady,
@@ -70,12 +71,12 @@ class Played:
     def ready(self, *models):
         self.send({"type": "ready", "models": [dataclasses.asdict(m) for m in models or (INFO,)], "runtime": RUNTIME})
 
-    def chunk(self, number, *tokens, finish=None):
+    def chunk(self, number, *tokens, finish=None, refused=None, busy=False):
         """One more piece of a sequence."""
         header = {
             "type": "chunks",
             "model": "words",
-            "chunks": [(number, tokens, (), finish, None, None)],
+            "chunks": [(number, tokens, (), finish, None, refused, busy)],
             "seconds": 0.01,
         }
         self.send(header | {"rows": 1, "prefills": 1, "reused": 0, "waited": [0.0], "busy": 1})
@@ -759,6 +760,18 @@ async def test_a_further_stage_waits_for_the_worker_that_comes_back(make):
     further += await numbers_of(worker)
     worker.batch(*((number, 0, [9]) for number in further))
     assert [[rows.item() for rows in stages] for stages in await asyncio.gather(*requests)] == [[n, 9] for n in numbers]
+
+
+@pytest.mark.parametrize(("busy", "error"), [(False, InvalidField), (True, Overloaded)])
+async def test_a_grammar_without_room_is_told_from_a_wrong_one(make, busy, error):
+    bench = await make(models=(TEXT,))
+    stream = bench.engine.stream([words()])
+    (number,) = await numbers_of(bench.worker)
+    bench.worker.chunk(number, refused="a reason", busy=busy)
+    with pytest.raises(error, match="a reason"):
+        await anext(stream)
+    await settle()
+    assert bench.engine.in_flight == 0
 
 
 async def test_a_further_stage_is_never_refused_for_room_or_time(make):

@@ -6,7 +6,7 @@ import pytest
 
 from app.engine.jobs import Chunk
 from app.engine.stream import TokenStream
-from app.errors import ComputeFailed, WorkerDied
+from app.errors import ComputeFailed, InvalidField, Overloaded, WorkerDied
 
 
 class Bench:
@@ -17,8 +17,8 @@ class Bench:
     def leave(self):
         self.left += 1
 
-    def put(self, index, *tokens, finish=None, error=None):
-        self.stream.put(index, Chunk(100 + index, tokens, finish=finish, error=error))
+    def put(self, index, *tokens, **rest):
+        self.stream.put(index, Chunk(100 + index, tokens, **rest))
 
     async def rest(self):
         return [(index, chunk.tokens) async for index, chunk in self.stream]
@@ -88,6 +88,18 @@ async def test_an_error_of_one_sequence_ends_all():
     assert {0, 2} <= set(bench.given_up), "of an answer that has failed, nothing more is wanted"
     bench.stream.close()
     assert bench.left == 0, "nobody left"
+
+
+async def test_a_grammar_that_is_wrong_is_the_request_s_fault_and_one_without_room_is_not():
+    wrong, late = Bench(2), Bench(2)
+    wrong.put(1, refused="unclosed group")
+    with pytest.raises(InvalidField, match="grammar: unclosed group"):
+        await anext(wrong.stream)
+    late.put(1, refused="too many are waiting", busy=True)
+    with pytest.raises(Overloaded, match="too many are waiting") as refused:
+        await anext(late.stream)
+    assert refused.value.retry_after > 0
+    assert {0, 1} <= set(wrong.given_up) & set(late.given_up)
 
 
 async def test_the_worker_s_end_is_everybody_s():

@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from app.worker import grammars
 from tests.app.routes.test_chat import HI, teach
+from tests.conftest import running
 
 NATIVE, COMPLETIONS, CHAT = "/v1/text/complete", "/v1/completions", "/v1/chat/completions"
 ROUTES = (NATIVE, COMPLETIONS, CHAT)
@@ -76,6 +78,24 @@ async def test_any_object(client, route, wanted):
     """With a bias to the brace that ends it, for a network that knows no JSON does not get there."""
     ((text, _),) = said(await ask(client, route, response_format=wanted, logit_bias={"125": 100}))
     assert json.loads(text) == {}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_where_too_many_are_compiled_it_is_no_fault_of_the_request(
+    text_settings, tmp_path, monkeypatch, route, stream
+):
+    monkeypatch.setattr(grammars, "MAX_WAITING", 0)
+    async with running(text_settings()) as client:
+        teach(client, tmp_path)
+        response = await ask(client, route, regex="yes|no", n=3, stream=stream)
+        assert response.status_code == 429, response.text
+        problem = response.json()
+        assert problem.get("error", problem)["code"] == "overloaded"
+        assert "too many are waiting" in response.text
+        assert int(response.headers["Retry-After"]) >= 1
+        assert response.headers.get("x-should-retry", "true") == "true"
+        assert client.app.state.engine.in_flight == 0
 
 
 async def test_what_is_cut_short_is_a_beginning(client):

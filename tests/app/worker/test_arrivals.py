@@ -14,7 +14,7 @@ import torch
 from app.engine.jobs import Grammar, Sampling, SequenceJob, WorkerConfig
 from app.worker.arrivals import NO_GRAMMARS
 from app.worker.continuous import ContinuousBatcher
-from app.worker.grammars import GrammarRefused, Grammars
+from app.worker.grammars import GrammarRefused, Grammars, GrammarsBusy
 from app.worker.sequences import SequenceRunner
 from app.worker.thread import WorkerThread
 from tests import fake_sequences as fakes
@@ -49,7 +49,7 @@ class Words:
 
 
 class FakeGrammars:
-    """Compiles when told to: `refuse` in the text refuses, `slow` waits for `let`."""
+    """Compiles when told to: `refuse` in the text refuses, `full` has no room for it, `slow` waits for `let`."""
 
     def __init__(self):
         self.held, self.compiled = [], 0
@@ -58,6 +58,8 @@ class FakeGrammars:
         future = Future()
         if "refuse" in grammar.text:
             future.set_exception(GrammarRefused("a bad grammar"))
+        elif "full" in grammar.text:
+            future.set_exception(GrammarsBusy("too many"))
         elif "slow" in grammar.text:
             self.held.append((future, grammar))
         else:
@@ -201,6 +203,13 @@ def test_a_bad_grammar_is_refused_and_nobody_else():
     bench = Bench(FakeGrammars()).submit(1, words="refuse").submit(2, words="ok").drain()
     assert bench.refused == {1: "a bad grammar"}
     assert bench.said(2) == "ok"
+
+
+def test_who_finds_no_room_among_the_grammars_is_told_so():
+    bench = Bench(FakeGrammars()).submit(1, words="refuse").submit(2, words="full").submit(3, words="ok").drain()
+    assert bench.refused == {1: "a bad grammar", 2: "too many"}
+    assert [chunk.job for result in bench.results for chunk in result.chunks if chunk.busy] == [2]
+    assert bench.batcher.waiting == 0
 
 
 def test_who_waits_for_a_grammar_holds_up_nobody_and_costs_nothing():
@@ -352,8 +361,8 @@ def test_a_worker_s_loop_is_woken_by_a_compiled_grammar(weights):
         peer.send(fakes.frame_of(1, job))
         said, finish = [], None
         while finish is None:
-            ((number, tokens, _, finish, error, refused),) = peer.receive().header["chunks"]
-            assert (number, error, refused) == (1, None, None)
+            ((number, tokens, _, finish, error, *refused),) = peer.receive().header["chunks"]
+            assert (number, error, refused) == (1, None, [None, False])
             said += tokens
         assert fakes_text(said) in {"yes", "no"}
     assert worker.wait(60) == 0

@@ -260,7 +260,7 @@ def test_what_a_tick_reports():
     assert (second.rows, second.prefills, second.busy, second.waited) == (2, 0, 1, [])
     header, arrays = second.frame("m")
     assert (header["type"], header["model"], header["busy"], arrays) == ("chunks", "m", 1, ())
-    assert header["chunks"][1] == (2, (9, 10), [], "length", None, None)
+    assert header["chunks"][1] == (2, (9, 10), [], "length", None, None, False)
 
 
 def test_no_more_steps_than_the_longest_needs():

@@ -16,6 +16,10 @@ class Refused(Exception):
     pass
 
 
+class Late(Exception):
+    pass
+
+
 @pytest.fixture
 def gate():
     """What hangs, hangs until this is set; at the end of the test at the latest."""
@@ -37,7 +41,7 @@ def hanging(gate):
 
 
 def test_calls_one_after_another_in_one_thread_of_its_own():
-    thread = DeadlineThread("t", NEVER, 100, 1, Refused)
+    thread = DeadlineThread("t", NEVER, 100, 1, Refused, Late)
     order = []
     futures = [thread.submit(lambda i=i: order.append(i) or threading.get_ident()) for i in range(20)]
     assert len({future.result(WAIT) for future in futures} | {threading.get_ident()}) == 2
@@ -46,7 +50,7 @@ def test_calls_one_after_another_in_one_thread_of_its_own():
 
 
 def test_no_thread_before_the_first_call_and_a_daemon_after():
-    thread = DeadlineThread("only-here", NEVER, 1, 1, Refused)
+    thread = DeadlineThread("only-here", NEVER, 1, 1, Refused, Late)
     assert not [t for t in threading.enumerate() if t.name == "only-here"]
     thread.submit(lambda: None).result(WAIT)
     (started,) = [t for t in threading.enumerate() if t.name == "only-here"]
@@ -58,7 +62,7 @@ def test_no_thread_before_the_first_call_and_a_daemon_after():
 
 @pytest.mark.parametrize("error", [ValueError("x"), BaseException("a panic")])
 def test_what_is_raised_comes_out_and_the_thread_goes_on(error):
-    thread = DeadlineThread("t", NEVER, 2, 1, Refused)
+    thread = DeadlineThread("t", NEVER, 2, 1, Refused, Late)
 
     def fail():
         raise error
@@ -69,7 +73,7 @@ def test_what_is_raised_comes_out_and_the_thread_goes_on(error):
 
 
 def test_a_bounded_number_waits(gate):
-    thread = DeadlineThread("t", NEVER, 2, 1, Refused)
+    thread = DeadlineThread("t", NEVER, 2, 1, Refused, Late)
     work, begun = hanging(gate)
     first = thread.submit(work)
     assert begun.wait(WAIT)
@@ -82,7 +86,7 @@ def test_a_bounded_number_waits(gate):
 
 
 def test_a_cancelled_call_is_never_made(gate):
-    thread = DeadlineThread("t", NEVER, 2, 1, Refused)
+    thread = DeadlineThread("t", NEVER, 2, 1, Refused, Late)
     work, begun = hanging(gate)
     thread.submit(work)
     assert begun.wait(WAIT)
@@ -98,11 +102,42 @@ def test_a_cancelled_call_is_never_made(gate):
     thread.close()
 
 
+def test_cancelled_calls_give_their_places_back(gate):
+    thread = DeadlineThread("t", NEVER, 2, 1, Refused, Late)
+    work, begun = hanging(gate)
+    thread.submit(work)
+    assert begun.wait(WAIT)
+    for _ in range(20):
+        left = [thread.submit(lambda: 1) for _ in range(2)]
+        assert all(future.cancel() for future in left)
+    kept = [thread.submit(lambda i=i: i) for i in range(2)]
+    with pytest.raises(Refused, match="too many are waiting"):
+        thread.submit(lambda: 1).result(WAIT)
+    gate.set()
+    assert [future.result(WAIT) for future in kept] == [0, 1]
+    thread.close()
+
+
+def test_whoever_is_told_of_an_outcome_may_submit_from_another_thread(gate):
+    """A callback waits for somebody who needs the queue meanwhile."""
+    thread = DeadlineThread("t", NEVER, 2, 1, Refused, Late)
+    work, begun = hanging(gate)
+    first, submitted = thread.submit(work), threading.Event()
+    first.add_done_callback(lambda _: submitted.wait(WAIT) or pytest.fail("the queue is locked"))
+    assert begun.wait(WAIT)
+    gate.set()
+    assert first.result(WAIT) == "late"
+    second = thread.submit(lambda: 2)
+    submitted.set()
+    assert second.result(WAIT) == 2
+    thread.close()
+
+
 def test_what_hangs_is_refused_and_the_next_goes_on_without_it(gate):
-    thread = DeadlineThread("t", SOON, 4, 2, Refused)
+    thread = DeadlineThread("t", SOON, 4, 2, Refused, Late)
     work, _ = hanging(gate)
     hung, after = thread.submit(work), thread.submit(lambda: 7)
-    with pytest.raises(Refused, match="not done within"):
+    with pytest.raises(Late, match="not done within"):
         hung.result(WAIT)
     assert after.result(WAIT) == 7
     gate.set()
@@ -110,10 +145,10 @@ def test_what_hangs_is_refused_and_the_next_goes_on_without_it(gate):
 
 
 def test_what_is_overdue_is_told_why_before_it_is_refused(gate):
-    thread = DeadlineThread("t", SOON, 4, 2, Refused)
+    thread = DeadlineThread("t", SOON, 4, 2, Refused, Late)
     told, quick = [], []
     hung = thread.submit(hanging(gate)[0], lambda reason: told.append((reason, hung.done())))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Late) as refused:
         hung.result(WAIT)
     assert told == [(str(refused.value), False)]
     assert thread.submit(lambda: 7, quick.append).result(WAIT) == 7
@@ -123,11 +158,11 @@ def test_what_is_overdue_is_told_why_before_it_is_refused(gate):
 
 
 def test_when_too_many_hang_all_are_refused_until_one_ends(gate):
-    thread = DeadlineThread("both", SOON, 4, 2, Refused)
+    thread = DeadlineThread("both", SOON, 4, 2, Refused, Late)
     futures = [thread.submit(hanging(gate)[0]) for _ in range(2)]
     waiting = thread.submit(lambda: 7)
     for future in futures:
-        with pytest.raises(Refused, match="not done within"):
+        with pytest.raises(Late, match="not done within"):
             future.result(WAIT)
     with pytest.raises(Refused, match="too many are overdue"):
         waiting.result(WAIT)
@@ -143,7 +178,7 @@ def test_when_too_many_hang_all_are_refused_until_one_ends(gate):
 
 
 def test_closing_refuses_what_waits_and_what_comes(gate):
-    thread = DeadlineThread("t", NEVER, 4, 1, Refused)
+    thread = DeadlineThread("t", NEVER, 4, 1, Refused, Late)
     work, begun = hanging(gate)
     running, waiting = thread.submit(work), thread.submit(lambda: 1)
     assert begun.wait(WAIT)

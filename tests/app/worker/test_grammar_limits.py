@@ -55,6 +55,9 @@ def test_a_schema_has_no_say_in_how_it_is_compiled():
         ('{"items": [{"multipleOf": 6000}, {"multipleOf": 0.6001}]}', "multipleOf"),
         (json.dumps({"pattern": "x" * 2049}), "a pattern of more than 2048 characters"),
         (json.dumps({"patternProperties": {"a{9999}": {}}}), "a pattern whose repetitions"),
+        (json.dumps({"pattern": "(a{ 90 }){90 }"}), "a pattern whose repetitions"),
+        (json.dumps({"pattern": "^b(?x)a{ 9 }"}), r"the flag x \(verbose mode\) is not supported: at position 2"),
+        (json.dumps({"patternProperties": {"(?i)(?x: a)": {}}}), r"the flag x \(verbose mode\)"),
     ],
 )
 def test_refused_by_name(text, reason):
@@ -75,7 +78,13 @@ def test_a_property_may_be_called_like_a_keyword():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["a{4097}", "a{1,4097}", "(a{100}){100}", "((ab){3}){700}", "(?:[a-z]\\d){2049}", "(?P<n>(x|yz){2}){1000}"],
+    [
+        *("a{4097}", "a{1,4097}", "(a{100}){100}", "((ab){3}){700}", "(?:[a-z]\\d){2049}", "(?P<n>(x|yz){2}){1000}"),
+        *("a{ 4097}", "a{4097 }", "a{\t1 , 4097\u2003}", "((a{ 90 }){90 }){ 90}"),  # spaces
+        *("(?P<n[>(a{90}){90})]", "(?<n.[>(a{90}){90})]"),  # names that hold brackets
+        *("(a{90}[b[])]]){90}", "([[a][])]]b{90}){90}", "(a{90}[&&-[])]]){90}"),  # sets within sets
+        *("(a{90}[+-[)]{90}){90}", "([\\x{2b}-[](a{90})]){90}", "[-](a{90}){90}[]]"),  # and what is none
+    ],
 )
 def test_repetitions_multiply(pattern):
     with pytest.raises(ValueError, match="repetitions come to more than 4096"):
@@ -84,10 +93,44 @@ def test_repetitions_multiply(pattern):
 
 @pytest.mark.parametrize(
     "pattern",
-    ["a{4096}", "a{1,2}" * 200, "[a{9999}]", r"a\{9999}", "[]{9999}]", "(a|b)*c+d?", r"\p{Lu}{4096}", "a{,9}"],
+    [
+        "a{4096}",
+        "a{1,2}" * 200,
+        "[a{9999}]",
+        r"a\{9999}",
+        "[]{9999}]",
+        "(a|b)*c+d?",
+        r"\p{Lu}{4096}",
+        "a{,9}",
+        "[a[]{9999}]]",
+        r"\u{9999}",
+    ],
 )
 def test_what_looks_like_many_repetitions_and_is_not(pattern):
     assert checked(Grammar("regex", pattern)) == pattern
+
+
+@pytest.mark.parametrize("flags", ["(?x)", "(?x:", "(?ix)", "(?xs-i)", "a(?ixs:", "[x](?x)", "[[x]](?x)", "(?<a[>(?x)"])
+def test_verbose_mode_is_refused_by_name(flags):
+    with pytest.raises(
+        ValueError, match=r"the flag x \(verbose mode\) is not supported: at position \d+ of the expres"
+    ):
+        checked(Grammar("regex", f"{flags}((a{{ 900 }}){{ 900 }}){{ 900 }}"))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(?i-x)a", "(?-x:a)", r"\(?x", "[(?x)]", "[[(?x)]]", "(?i)x", "(?<x>x)", "(?:x)", "(x)"]
+)
+def test_what_looks_like_verbose_mode_and_is_not(pattern):
+    assert checked(Grammar("regex", pattern)) == pattern
+
+
+def test_the_size_of_a_grammar_has_its_repetitions_written_out():
+    assert limits.size(Grammar("regex", "(a{ 40 }b){50}")) == 41 * 50
+    assert limits.size(Grammar("regex", "[a-z]{2}")) == 8  # what it takes as text, at least
+    assert limits.size(Grammar("json_object")) == 0
+    text = json.dumps({"items": [{"pattern": "a{1000}"}, {"patternProperties": {"b{7}": {}, "c{20}": {}}}]})
+    assert limits.size(Grammar("json_schema", text)) == len(text) + 1027
 
 
 @given(st.text(alphabet="ab()[]{}\\^*+?,19|.-:", max_size=60))

@@ -17,7 +17,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from app.engine.jobs import Grammar
 from app.worker import grammars as module
-from app.worker.grammars import GrammarRefused, Grammars, Matcher
+from app.worker.grammar_limits import size
+from app.worker.grammars import GrammarRefused, Grammars, GrammarsBusy, Matcher
 from tests.serving import wait_until
 
 COMMITTED = Path(__file__).parents[3] / "weights" / "shakespeare-gpt" / "tokenizer.json"
@@ -353,6 +354,9 @@ HOSTILE = [
     ("regex", "((a{1000}){1000}){1000}", "repetitions"),
     ("regex", "(" * 1000 + "a" + ")" * 1000, "nest"),
     ("regex", "x" * 3000, "more than 2048 characters"),
+    ("regex", "(?x)((a{ 900 }){ 900 }){ 900 }", "regular expression: the flag x (verbose mode) is not supported"),
+    ("regex", "(?P<n[>((a{90}){90}){90})]", "repetitions"),
+    ("json_schema", {"type": "string", "pattern": "((a{ 900 }){ 900 }){ 900 }"}, "repetitions"),
 ]
 
 
@@ -392,26 +396,65 @@ def test_a_tokenizer_that_the_library_can_not_read(tmp_path, content):
     grammars.close()
 
 
-def test_too_many_at_once_are_refused(small, monkeypatch):
-    """The thread is held where it reads the tokenizer."""
-    begun, gate = threading.Event(), threading.Event()
-    read = Grammars._read_tokenizer
+@pytest.fixture
+def held(small, monkeypatch):
+    """A model whose thread compiles "a", and is held until the gate is set; and what was compiled."""
+    begun, gate, compiled, real = threading.Event(), threading.Event(), [], Grammars._compiled
 
-    def held(self):
+    def compile_later(self, grammar):
+        compiled.append(grammar.text)
         begun.set()
         assert gate.wait(WAIT)
-        return read(self)
+        return real(self, grammar)
 
-    monkeypatch.setattr(Grammars, "_read_tokenizer", held)
+    monkeypatch.setattr(Grammars, "_compiled", compile_later)
     model = Model(small.path)
     first = model.grammars.compile(Grammar("regex", "a"))
     assert begun.wait(WAIT)
+    yield model, first, gate, compiled
+    gate.set()
+    model.grammars.close()
+
+
+def test_too_many_at_once_are_turned_away_and_nothing_is_known_against_them(held):
+    model, first, gate, _ = held
     waiting = [model.grammars.compile(Grammar("regex", f"a{{{i}}}")) for i in range(module.MAX_WAITING)]
-    with pytest.raises(GrammarRefused, match="too many are waiting"):
+    with pytest.raises(GrammarsBusy, match="too many are waiting"):
         model.grammars.compile(Grammar("regex", "b")).result(WAIT)
     gate.set()
     assert all(isinstance(future.result(WAIT), Matcher) for future in (first, *waiting))
-    model.grammars.close()
+    assert isinstance(model.compile("regex", "b"), Matcher)
+
+
+def test_however_many_wait_for_a_grammar_it_takes_one_place_and_is_compiled_once(held):
+    model, first, gate, compiled = held
+    same = [model.grammars.compile(Grammar("regex", "b+")) for _ in range(3 * module.MAX_WAITING)]
+    other = model.grammars.compile(Grammar("regex", "yes|no"))
+    bad = [model.grammars.compile(Grammar("regex", "(")) for _ in range(3)]
+    assert all(future.cancel() for future in same[::2])
+    gate.set()
+    texts = [future.result(WAIT) for future in (first, other, *same[1::2])]
+    assert len({id(text) for text in texts}) == len(texts)
+    model.follow(texts[2], "b")
+    assert model.allowed(texts[2]) != model.allowed(texts[3]), "each has its own"
+    for future in bad:
+        with pytest.raises(GrammarRefused, match="unclosed group"):
+            future.result(WAIT)
+    assert compiled == ["a", "b+", "yes|no", "("]
+
+
+def test_what_nobody_waits_for_any_more_is_not_compiled_and_takes_no_place(held):
+    model, first, gate, compiled = held
+    for i in range(2 * module.MAX_WAITING):
+        left = [model.grammars.compile(Grammar("regex", f"b{{{i}}}")) for _ in range(2)]
+        assert all(future.cancel() for future in left)
+    again = model.grammars.compile(Grammar("regex", "b{3}"))
+    assert first.cancel()
+    resumed = model.grammars.compile(Grammar("regex", "a"))
+    gate.set()
+    assert isinstance(again.result(WAIT), Matcher)
+    assert isinstance(resumed.result(WAIT), Matcher), "what had begun goes on, for whoever asks next"
+    assert compiled == ["a", "b{3}"]
 
 
 # what is kept
@@ -476,10 +519,14 @@ def test_what_is_kept_is_bounded(small, monkeypatch):
     assert len(model.grammars._kept) == module.MAX_KEPT
     assert Grammar("regex", "[a-c]{1}") in model.grammars._kept
     assert Grammar("regex", "[a-c]{2}") not in model.grammars._kept
-    monkeypatch.setattr(module, "MAX_KEPT_TEXT", 2000)
+    monkeypatch.setattr(module, "MAX_KEPT_SIZE", 2000)
     for i in range(10):
-        model.compile("regex", f"({'x' * 500}){i}")
-    assert model.grammars._kept_text == sum(len(grammar.text) for grammar in model.grammars._kept) <= 2000
+        model.compile("regex", f"(x{{500}}){i}")
+        model.compile("json_schema", {"type": "string", "pattern": f"^(y{{400}}){i}$"})
+    assert model.grammars._kept_size == sum(size(grammar) for grammar in model.grammars._kept) <= 2000
+    assert 1 < len(model.grammars._kept) < 5
+    model.compile("regex", "(z{50}){50}")
+    assert model.grammars._find(Grammar("regex", "(z{50}){50}")) is None, "larger than all that is kept"
     model.refusal("json_schema", "x" * 3000)
     assert all(len(grammar.text) < 2000 for grammar in model.grammars._kept)
     model.grammars.close()
@@ -489,7 +536,7 @@ def test_after_closing_nothing_is_compiled_and_texts_go_on(small):
     model = Model(small.path)
     matcher = model.compile("regex", "ab")
     model.grammars.close()
-    with pytest.raises(GrammarRefused, match="closed"):
+    with pytest.raises(GrammarsBusy, match="closed"):
         model.compile("regex", "cd")
     assert model.allowed(model.follow(matcher, "ab")) == set(model.stops)
 

@@ -211,6 +211,7 @@ COMMITTED = (
     "weights/fashion-gan",
     "weights/fashion-style",
     "weights/fashion-vae",
+    "weights/info-gan",
     "weights/mlp-gan",
     "training/judges/animals",
     "training/judges/animals-guide",

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from models import checkpoint
+from models.checkpoint import Checkpoint
 from models.config import read_config
 from models.critic import Critic
+from models.style_gan import StyleGenerator
 from training import critic, quality
 from training.data import Split, to_samples
 from training.errors import TrainingError
 from training.publish import publish as publish_run
+from training.snapshot import load_snapshot
 
 
 @pytest.fixture
@@ -75,6 +78,13 @@ def test_a_run_that_made_other_weights_is_refused(run, folder):
     with pytest.raises(TrainingError, match="the run did not make tiny-gan"):
         put(folder, run)
     assert read_config(folder).critic is None
+
+
+def test_a_model_whose_latents_are_not_normal_is_refused(run, folder):
+    """The service would not start with such a folder."""
+    styled = Checkpoint("styled", checkpoint.load(folder).config, StyleGenerator(latent_dim=8, num_classes=3))
+    with pytest.raises(TrainingError, match="styled: a critic belongs to a model whose latents are standard normal"):
+        critic.discriminator_of(load_snapshot(run.folder / "snapshot.pt"), styled)
 
 
 def test_a_run_without_a_discriminator_is_refused(run, folder):

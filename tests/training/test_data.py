@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.conftest import pack_idx
 from training.data import FILES, SOURCES, Loader, Split, load_dataset, parse_idx, to_samples
 from training.data_recipe import DataRecipe
 from training.errors import TrainingError
@@ -28,11 +29,26 @@ def test_pictures_and_labels_arrive_as_written(data_folder):
     assert dataset.train.pictures.shape == (96, 1, 8, 8)
     assert dataset.train.pictures.dtype == torch.uint8
     assert dataset.test.pictures.shape == (48, 1, 8, 8)
-    assert dataset.test.labels.tolist() == [0, 1, 2] * 16
+    assert sorted(dataset.test.labels.tolist()) == [0] * 16 + [1] * 16 + [2] * 16
     bright = dataset.train.pictures[1, 0].float()
     assert bright[:, 4:].min() >= 150 > bright[:, :4].max()
     assert set(dataset.card()) == {"name", "license", "sha256"}
     assert set(dataset.sha256) == set(FILES)
+
+
+def test_own_test_pictures_are_in_no_order(data_folder, tmp_path):
+    """Where they come class by class the first of them would be of one class; pictures and labels stay together."""
+    copy_data(data_folder, tmp_path)
+    pictures, labels = (parse_idx(data_folder / name, (data_folder / name).read_bytes()) for name in FILES[2:])
+    order = labels.argsort(kind="stable")
+    (tmp_path / FILES[2]).write_bytes(pack_idx(pictures[order]))
+    (tmp_path / FILES[3]).write_bytes(pack_idx(labels[order]))
+    test = load_dataset(recipe(tmp_path)).test
+    assert len(set(test.labels[:16].tolist())) == 3
+    found = {
+        (bytes(picture.numpy()), label) for picture, label in zip(test.pictures, test.labels.tolist(), strict=True)
+    }
+    assert found == {(bytes(picture), int(label)) for picture, label in zip(pictures, labels, strict=True)}
 
 
 def test_a_missing_file_names_the_debian_package_and_the_option(tmp_path):

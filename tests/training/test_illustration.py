@@ -34,6 +34,8 @@ class Painter(Illustrator):
         return self.draw(captions, manner, seed)
 
     def _paint(self, row, manner):
+        if "background" not in row:
+            return self._emoji(row)
         _, _, colour, animal, *_, background = row[: row.index("background")]
         names = list(scenes.COLOURS)
         back = background if manner == BEST else "white" if colour != "white" else "black"
@@ -41,6 +43,12 @@ class Painter(Illustrator):
         covered[:, 8:24, 4 : 6 + 2 * ANIMALS.index(animal)] = 255
         named = scenes.palette()
         return scenes.paint(covered, named[[names.index(colour)]], named[[names.index(back)]])[0] / 127.5 - 1
+
+    def _emoji(self, row):
+        """Its own picture, as a caption of words names it."""
+        told = [" ".join(self.dataset.tokenizer.encode(name).tokens) for name in self.dataset.named]
+        said = " ".join(word for word in row if word in set(" ".join(told).split()))
+        return self.dataset.emoji.batch(torch.tensor([told.index(said)])).samples[0]
 
 
 class Eye:
@@ -78,6 +86,7 @@ def test_the_manner_is_chosen_on_seen_combinations_and_every_held_out_one_is_dra
     assert not set(tried) & set(captioned.held_out), "what is held out chooses nothing"
     whites = sum(one.background == ("white" if one.colour != "white" else "black") for one in tried) / len(tried)
     assert found.curve[0]["colours_found"] == pytest.approx(whites)
+    assert found.metrics["emoji_found"] == 1.0
     bits = {name for name in illustration.METRICS if name.startswith("bits")}
     assert set(found.metrics) == set(illustration.METRICS) - bits
     assert set(illustration.METRICS) == set(illustration.MEANINGS)

@@ -49,7 +49,7 @@ def test_real_pictures_score_near_the_floor_and_noise_far_from_it(reference, dat
     assert real["fd_clf"] < 10 * real["fd_clf_floor"] < far["fd_clf"]
     assert abs(real["kid"]) < far["kid"] / 10
     assert far["recall"] == 0
-    assert real["diversity"] == pytest.approx(real["diversity_test"], rel=0.2)
+    assert real["diversity"] == pytest.approx(real["diversity_test"], rel=0.4)
 
 
 def test_class_accuracy_is_the_judges(reference, judge, dataset, labels):

@@ -1,11 +1,11 @@
 import json
-import shutil
 
 import pytest
 import torch
 
 from models import checkpoint
 from models.protocols import LatentModel
+from tests.training.conftest import guide_of
 from training import evaluate, information, measurement
 from training.errors import TrainingError
 from training.judge import ConvJudge, load_judge
@@ -56,8 +56,7 @@ def test_the_card_says_what_was_done_and_measured(finished, tmp_path):
 
 
 def test_the_card_names_the_guide_that_steered(finished, raw_recipe, judge_folder, tmp_path):
-    guide = tmp_path / "guide"
-    shutil.copytree(judge_folder, guide)
+    guide = guide_of(judge_folder)
     publish(finished("vae", objective=raw_recipe("vae")["objective"] | {"guide": str(guide)}), "tiny.toml")
     assert card_of(tmp_path / "export" / "tiny-vae")["guide"] == load_judge(guide).digest
 
@@ -71,6 +70,16 @@ def test_a_missed_gate_refuses_the_export_and_keeps_the_candidate(finished, tmp_
         publish(run, "tiny.toml")
     assert not (tmp_path / "export").exists()
     assert set(card_of(run.folder / "candidate" / "tiny-gan")["metrics"]) == set(measurement.METRICS)
+
+
+def test_an_export_leaves_nothing_of_the_one_before(finished, tmp_path):
+    export, run = tmp_path / "export" / "tiny-gan", finished("gan")
+    publish(run, "tiny.toml")
+    for name in ("critic.safetensors", "controls.png"):
+        (export / name).write_bytes(b"of another network")
+    publish(run, "tiny.toml")
+    assert not {"critic.safetensors", "controls.png"} & {path.name for path in export.iterdir()}
+    assert [path.name for path in export.parent.iterdir()] == ["tiny-gan"], "and no folder beside it"
 
 
 def test_a_missed_gate_leaves_what_was_exported_before(finished, tmp_path):

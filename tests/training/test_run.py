@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -292,3 +293,42 @@ def test_cuda_that_is_not_there_is_refused():
     with pytest.raises(TrainingError, match="no CUDA"):
         pick_device("cuda")
     assert pick_device("auto") == torch.device("cpu")
+
+
+class Spoil:
+    """Wraps a train step so that it spoils weights at one call, and says nothing of it."""
+
+    def __init__(self, run, call):
+        self.real, self.run, self.call, self.seen = run.objective.train_step, run, call, 0
+        run.objective.train_step = self
+
+    def __call__(self, batch, step):
+        self.seen += 1
+        found = self.real(batch, step)
+        if self.seen == self.call:
+            next(iter(self.run.objective.networks.values())).project.weight.data.fill_(torch.nan)
+        return found
+
+
+@pytest.mark.parametrize("when", ["evaluate", "end"])
+def test_weights_that_went_bad_in_silence_are_neither_measured_nor_an_end(make_run, recipe, when):
+    every = {"log": 5, "evaluate": 6 if when == "evaluate" else 50, "snapshot": 4}
+    run = make_run(recipe("vae", steps=10, every=every))
+    run.start()
+    Spoil(run, call=6 if when == "evaluate" else 10)
+    go(run)
+    assert run.finished
+    assert run.rollbacks.count == 1
+    state = load_snapshot(run.snapshot)
+    assert state["progress"]["step"] == 10
+    assert all(torch.isfinite(tensor).all() for tensor in state["ema"].values())
+
+
+def test_a_run_goes_on_with_its_own_data_only(make_run, recipe):
+    run = make_run(recipe("vae"))
+    run.start()
+    go(run, stop_at=4)
+    other = make_run(recipe("vae"))
+    other.dataset = dataclasses.replace(other.dataset, sha256={**other.dataset.sha256, "x": "0"})
+    with pytest.raises(TrainingError, match=r"made with other data than those in data\.path"):
+        other.resume()

@@ -59,6 +59,8 @@ def test_works_that_are_not_there_are_named(source):
         load_corpus(dataclasses.replace(source, held_out=("hamlet",)))
     with pytest.raises(TrainingError, match=r"both name comedy"):
         load_corpus(dataclasses.replace(source, held_out=("comedy",)))
+    with pytest.raises(TrainingError, match=r"data\.held_out names no work"):
+        load_corpus(dataclasses.replace(source, held_out=()))
 
 
 def test_what_a_publisher_put_around_a_work_is_cut_off(tmp_path):

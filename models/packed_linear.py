@@ -87,8 +87,16 @@ class Int4Linear(Packed):
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """The product in bfloat16."""
+        if x.ndim != 2 or not x.is_contiguous():
+            return _by_rows(self, x)
         out = torch._weight_int4pack_mm_for_cpu(x, self._weight, GROUP, self._scales)
         return out if self._bias is None else out + self._bias
+
+
+def _by_rows(product: Packed, x: Tensor) -> Tensor:
+    """The product of [..., K], whose kernel takes rows alone, one behind the other."""
+    out: Tensor = product(x.reshape(-1, x.shape[-1]).contiguous())
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 def fits_int4(weight: Tensor) -> bool:
@@ -108,6 +116,8 @@ class WeightInt8Linear(Packed):
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """The product in bfloat16."""
+        if x.ndim != 2 or not x.is_contiguous():
+            return _by_rows(self, x)
         out = torch._weight_int8pack_mm(x, self._weight, self._scales)
         return out if self._bias is None else out + self._bias
 

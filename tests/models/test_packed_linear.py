@@ -113,3 +113,15 @@ def test_shapes_for_4_bits():
     assert fits_int4(torch.empty(48, 96))
     assert not fits_int4(torch.empty(40, 96))
     assert not fits_int4(torch.empty(48, 100))
+
+
+@pytest.mark.parametrize("kind", TOLERANCE)
+@torch.inference_mode()
+def test_inputs_may_lie_as_they_like(kind):
+    """A recurrent network hands over whole texts, token by token, as they come from a transposition."""
+    product, _, _, x = layer(kind, 64, 96, with_bias=True)
+    rows, texts = product(x), x.view(8, 16, 96)
+    for given in (texts, texts.transpose(0, 1).contiguous().transpose(0, 1)):
+        found = product(given)
+        assert found.shape == (8, 16, 64)
+        torch.testing.assert_close(found.reshape(128, 64), rows, rtol=0, atol=0)

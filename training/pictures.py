@@ -11,11 +11,10 @@ from models.files import write_atomically
 from training.errors import TrainingError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-SCALE = 2  # so that 28 pixels can be seen
 
 
-def grid_png(samples: Tensor, columns: int, scale: int = SCALE) -> bytes:
-    """Pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row, each enlarged by whole pixels.
+def grid_png(samples: Tensor, columns: int) -> bytes:
+    """Pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row, pixel by pixel.
 
     Raises:
         TrainingError: C is not 1, 3 or 4, or N is not a multiple of `columns`.
@@ -25,16 +24,15 @@ def grid_png(samples: Tensor, columns: int, scale: int = SCALE) -> bytes:
         raise TrainingError(f"no grid of {columns} columns can be made of pictures {list(samples.shape)}")
     rows = to_levels(samples).numpy().reshape(count // columns, columns, channels, height, width)
     grid = rows.transpose(0, 3, 1, 4, 2).reshape(count // columns * height, columns * width, channels)
-    grid = grid.repeat(scale, axis=0).repeat(scale, axis=1)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(grid.squeeze(2) if channels == 1 else grid), MODES[channels]).save(
-        buffer, "PNG"
+        buffer, "PNG", optimize=True
     )
     return buffer.getvalue()
 
 
 def write_grid(path: Path, samples: Tensor, columns: int) -> None:
-    """Write pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row, each enlarged twice.
+    """Write pictures [N, C, H, W] in [-1, 1] as one PNG, `columns` in a row.
 
     Raises:
         TrainingError: C is not 1, 3 or 4, or N is not a multiple of `columns`.

@@ -158,7 +158,7 @@ def _grid(report: Report) -> str:
 
 
 def _image(samples: Tensor, columns: int, caption: str) -> str:
-    data = base64.b64encode(grid_png(samples, columns, scale=1)).decode()
+    data = base64.b64encode(grid_png(samples, columns)).decode()
     width = samples.shape[3] * columns * 2
     image = f'<img alt="{escape(caption)}" width="{width}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

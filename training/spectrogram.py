@@ -16,7 +16,7 @@ HOP = 32  # samples of a column
 ROWS = spectrum.WINDOW // 2
 RANGE = 60.0  # decibels from the darkest to the brightest
 MARGIN, TITLE = 6, 14  # pixels
-SHADES = 64
+SHADES = 32
 COLOURS = np.array([[0, 0, 10], [60, 15, 110], [180, 50, 110], [250, 140, 60], [255, 255, 220]], np.float64)
 
 Samples = NDArray[np.float64]
